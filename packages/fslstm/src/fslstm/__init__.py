@@ -1,0 +1,3 @@
+"""Few-shot classification with a closed-form LS-SVM base learner and transductive modules (2020)."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,3 @@
+"""The thin shared layer of the sextet reproduction suite."""
+
+__version__ = "0.1.0"
