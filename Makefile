@@ -1,0 +1,68 @@
+# Thin: every target is one line that calls a program. `make` lists them. Each does the set-up that it needs.
+PYTHON ?= python3
+PROFILE ?= laptop
+WORKERS ?= 0
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+BIN := .venv/bin
+READY := .venv/.ready
+SEXTET := $(BIN)/sextet
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow coverage lint types format standalone reproduce report check check-quick plan clean
+
+help: ## this list
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
+
+$(UV):
+	$(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv
+
+$(READY): pyproject.toml shared/pyproject.toml benchmarks/pyproject.toml $(wildcard packages/*/pyproject.toml) | $(UV)
+	$(UV) sync --quiet && touch $@
+
+setup: $(READY) ## everything installed in .venv (about 5 GB, a minute or two the first time)
+
+reproduce: $(READY) ## all tables; PROFILE=laptop|gpu|paper, WORKERS=n to fan out (laptop: about 8 minutes on 2 cores)
+	$(SEXTET) run all --profile $(PROFILE) --workers $(WORKERS)
+
+reproduce-%: $(READY) ## one paper (reproduce-fslstm) or one table (reproduce-fslstm-glyphs)
+	$(SEXTET) run $* --profile $(PROFILE) --workers $(WORKERS)
+
+plan: $(READY) ## what `make reproduce` would run, how long it takes, which data it needs
+	$(SEXTET) plan all --profile $(PROFILE)
+
+report: $(READY) ## runs/report/report.html from all results that are here
+	$(SEXTET) report all --profile $(PROFILE)
+
+data-%: $(READY) ## fetch one dataset (data-glyphs, data-mnist, ...); `sextet data list` names them
+	$(SEXTET) data fetch $*
+
+test: $(READY) ## the tests (under 5 minutes on 2 cores)
+	$(PYTEST) -n 2 -m "not slow and not network and not gpu"
+
+test-slow: $(READY) ## the slow tests and those that download (about 10 minutes)
+	$(PYTEST) -m "slow or network or gpu"
+
+coverage: $(READY) ## the tests with branch coverage
+	$(PYTEST) -n 2 -m "not network and not gpu" --cov --cov-report=term
+
+lint: $(READY) ## ruff, and whether the README's generated parts are current
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(SEXTET) readme --check
+
+types: $(READY) ## pyright
+	$(BIN)/pyright
+
+format: $(READY) ## ruff, mending what it can
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+standalone: $(READY) ## every package alone: from its wheel, and by plain pip from the checkout (about 3 minutes)
+	$(BIN)/python tools/standalone.py --uv $(UV)
+
+check: $(READY) ## whether what was measured here still says what was published
+	$(SEXTET) check
+
+check-quick: $(READY) ## the same on a small part that is run again (about 2 minutes)
+	$(SEXTET) check --quick
+
+clean: ## remove what was made here (environment, runs), not the datasets
+	rm -rf .venv .uv runs dist

@@ -1,0 +1,182 @@
+"""The command line `sextet`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from sextet import cli
+from sextet_bench.house import House
+
+ProfileName = Literal["laptop", "gpu", "paper"]
+Names = tyro.conf.Positional[tuple[str, ...]]
+Only = Annotated[tuple[str, ...], tyro.conf.arg(help="cells, or parts of cell ids")]
+
+
+def plan(tables: Names = (), /, profile: ProfileName = "laptop", only: Only = ()) -> None:
+    """What a run would do: runs, hours, data. `tables` are `paper/table`, `paper` or `all`."""
+    from sextet_bench.plan import describe
+    from sextet_bench.plan import plan as make_plan
+    from sextet_bench.tables import select_tables
+
+    house = House.of_checkout()
+    for table in select_tables(house.tables, tables):
+        if profile in table.profiles:
+            print(describe(make_plan(house, table, profile, only)))
+
+
+def run(
+    tables: Names = (),
+    /,
+    profile: ProfileName = "laptop",
+    only: Only = (),
+    workers: Annotated[int, tyro.conf.arg(help="fan out with Ray over this many workers; 0 runs in this process")] = 0,
+    ray: Annotated[str, tyro.conf.arg(help="address of a Ray cluster")] = "",
+    device: str = "auto",
+    budget_hours: Annotated[float, tyro.conf.arg(help="ask for --yes above this")] = 2.0,
+    yes: bool = False,
+) -> int:
+    """Run tables, continue where a run was stopped, and write the report."""
+    from sextet_bench.plan import describe
+    from sextet_bench.plan import plan as make_plan
+    from sextet_bench.run import Reporter, run_here, run_on_ray
+    from sextet_bench.tables import TableError, select_tables
+
+    house = House.of_checkout()
+    chosen = select_tables(house.tables, tables)
+    plans = [make_plan(house, table, profile, only) for table in chosen if profile in table.profiles]
+    if not plans:
+        raise TableError(f"none of the tables {', '.join(table.id for table in chosen)} has the profile {profile}")
+    print("\n".join(describe(item) for item in plans), flush=True)
+    hours = sum(item.hours for item in plans)
+    if hours > budget_hours and not yes:
+        raise TableError(f"this would take about {hours:.1f} h, more than --budget-hours {budget_hours:g}; add --yes")
+    tasks = [task for item in plans for task in item.tasks]
+    fetch_missing(house, [passport for item in plans for passport, kind in item.data if kind != "present"])
+    reporter = Reporter(len(tasks))
+    fan_out = (workers or ray) and tasks
+    for outcome in run_on_ray(house, tasks, workers, ray, device) if fan_out else run_here(house, tasks, device):
+        reporter.tell(outcome)
+    report(tables, profile=profile)
+    return reporter.exit_code
+
+
+def fetch_missing(house: House, passports: list) -> None:
+    """Fetch what the runs need before they start; what cannot be had is told by the runs that need it."""
+    from sextet.data import DataError, fetch
+
+    for passport in {passport.name: passport for passport in passports}.values():
+        print(f"fetching {passport.name} ({passport.size}) ...", flush=True)
+        try:
+            fetch(passport, house.data_root)
+        except DataError as error:
+            print(error, file=sys.stderr)
+
+
+def report(tables: Names = (), /, profile: ProfileName = "laptop", out: Path | None = None) -> None:
+    """Write report.md, report.html and pictures from all records that are here."""
+    from sextet_bench.report import write_report
+    from sextet_bench.tables import select_tables
+
+    house = House.of_checkout()
+    results = [house.results(t, profile) for t in select_tables(house.tables, tables) if profile in t.profiles]
+    folder = out or house.runs / "report"
+    write_report(folder, results)
+    print(f"report: {folder / 'report.html'} and {folder / 'report.md'}")
+
+
+def check(tables: Names = (), /, quick: bool = False, device: str = "auto") -> int:
+    """Fail when a gating claim no longer holds or a number moved outside its published interval.
+
+    `--quick` runs the small part that each table names again; without it, what `sextet run` measured here is checked.
+    """
+    from sextet_bench.check import check_again, check_published, quick_tasks, run_quick
+    from sextet_bench.run import Outcome, plan_tasks
+    from sextet_bench.tables import select_tables
+
+    house = House.of_checkout()
+    findings = []
+    for table in select_tables(house.tables, tables):
+        if "laptop" not in table.profiles:
+            continue
+        findings += check_published(house, table)
+        if quick and quick_tasks(table):
+            findings += check_again(house, table, run_quick(house, table, device))
+        elif not quick:
+            _, done = plan_tasks(house, table, "laptop")
+            records = {(r.cell, r.seed): r for r in house.results(table, "laptop", where=house.records).records}
+            outcomes = [Outcome(task, "done", records[task.cell_id, task.seed]) for task in done]
+            findings += check_again(house, table, outcomes)
+    for finding in findings:
+        print(("ok    " if finding.ok else "FAIL  ") + finding.text)
+    failed = sum(not finding.ok for finding in findings)
+    print(f"{len(findings) - failed} passed, {failed} failed")
+    return cli.CHECK_FAILED if failed else 0
+
+
+def explain(cell: tyro.conf.Positional[str], /, profile: ProfileName = "laptop") -> None:
+    """Everything behind one number: `paper/table/row/column`."""
+    from sextet_bench.explain import explain as tell
+    from sextet_bench.tables import TableError
+
+    words = cell.split("/")
+    if len(words) != 4:
+        raise TableError(f"expected paper/table/row/column, got {cell!r}")
+    print(tell(House.of_checkout(), "/".join(words[:2]), "/".join(words[2:]), profile))
+
+
+def accept(tables: Names = (), /, profile: ProfileName = "laptop") -> None:
+    """Publish what was measured here: copy current records to benchmarks/results and renew the README's status."""
+    from sextet_bench.readme import update_readme
+    from sextet_bench.record import write_record
+    from sextet_bench.run import plan_tasks
+    from sextet_bench.tables import TableError, select_tables
+
+    house = House.of_checkout()
+    for table in select_tables(house.tables, tables):
+        if profile not in table.profiles:
+            continue
+        to_do, _ = plan_tasks(house, table, profile)
+        if to_do:
+            raise TableError(f"{table.id}: {len(to_do)} runs have no current record; `sextet run {table.id}` first")
+        shutil.rmtree(house.published / table.id / profile, ignore_errors=True)
+        for record in house.results(table, profile, where=house.records).records:
+            write_record(house.published, record)
+    update_readme(house)
+
+
+def readme(check: bool = False) -> int:
+    """Write the README's generated parts from the published records; `--check` only says if they are current."""
+    from sextet_bench.readme import update_readme
+
+    changed = update_readme(House.of_checkout(), write=not check)
+    if check and changed:
+        print("README.md is not what the published records say; run `sextet readme`", file=sys.stderr)
+        return cli.CHECK_FAILED
+    return 0
+
+
+def data(
+    action: tyro.conf.Positional[Literal["list", "verify", "fetch", "adopt"]],
+    name: tyro.conf.Positional[str] = "",
+    folder: tyro.conf.Positional[Path | None] = None,
+    /,
+) -> None:
+    """List datasets and their state; verify, fetch or adopt one."""
+    from sextet_bench.datasets import act
+
+    act(House.of_checkout(), action, name, folder)
+
+
+def main() -> None:
+    """Entry point."""
+    commands = {f.__name__: f for f in (plan, run, report, check, explain, accept, readme, data)}
+    sys.exit(cli.main(commands, prog="sextet", description="Reproduce the tables of six papers and judge the numbers."))
+
+
+if __name__ == "__main__":
+    main()

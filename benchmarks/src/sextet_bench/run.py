@@ -1,0 +1,228 @@
+"""Run the cells of tables: in this process, or fanned out with Ray; a run that was killed continues where it was."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sextet.data import DataMissing
+from sextet.recipe import RunContext, suggestion
+from sextet.training import Interrupted, SignalGuard
+from sextet_bench.house import House, cell_identities, find_recipe
+from sextet_bench.record import Record, make_record, read_records, write_record
+from sextet_bench.tables import Table, read_table
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run: a cell of a table at a profile with a seed."""
+
+    table: Table
+    profile_name: str
+    cell_id: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.table.id} {self.cell_id} seed {self.seed}"
+
+    def folder(self, house: House) -> Path:
+        """The run's own folder, where it continues."""
+        return house.runs / "work" / self.table.id / self.profile_name / self.cell_id / f"seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task."""
+
+    task: Task
+    kind: Literal["done", "data missing", "failed"]
+    record: Record | None = None
+    message: str = ""
+
+
+def plan_tasks(
+    house: House, table: Table, profile_name: str, only: Sequence[str] = ()
+) -> tuple[list[Task], list[Task]]:
+    """(tasks still to run, tasks whose current record is here), cell by cell so that neighbours differ in their seed.
+
+    Args:
+        house: the folders.
+        table: a table file.
+        profile_name: one of its profiles.
+        only: cells or parts of cell ids; empty for all.
+
+    Raises:
+        TableError: `only` names no cell.
+    """
+    profile = table.profile(profile_name)
+    cells = [cell for cell in table.cells if not only or any(part in cell.id for part in only)]
+    if not cells:
+        table.cell(only[0])
+    identities, _ = cell_identities(table, profile, house.data_root)
+    current = {
+        (record.cell, record.seed)
+        for record in read_records(house.records, table.id, profile_name)
+        if record.cell in identities and not identities[record.cell].changes_since(record)
+    }
+    tasks = [Task(table, profile_name, cell.id, seed) for cell in cells for seed in profile.seeds]
+    done = [task for task in tasks if (task.cell_id, task.seed) in current]
+    return [task for task in tasks if task not in done], done
+
+
+def execute(house: House, task: Task, device: str = "auto") -> Record:
+    """Run one task to its end and write its record.
+
+    Raises:
+        DataMissing, ValueError, whatever the recipe raises; `Interrupted` when a signal asked to stop.
+    """
+    import torch
+
+    from sextet.cuda import meter, seed_everything, select_device
+
+    profile = task.table.profile(task.profile_name)
+    recipe = find_recipe(profile.recipe)
+    config = recipe.configure(task.table.cell(task.cell_id).config(profile))
+    torch.set_num_threads(profile.cpus)
+    where = select_device(device)
+    folder = task.folder(house)
+    folder.mkdir(parents=True, exist_ok=True)
+    context = RunContext(
+        directory=folder, stages=house.runs / "stages", seed=task.seed, device=device, data_root=house.data_root
+    )
+    seed_everything(task.seed)
+    with meter(where) as usage:
+        metrics = recipe.run(config, context)
+    if task.table.metric not in metrics:
+        raise ValueError(
+            f"recipe {profile.recipe} gave no {task.table.metric!r}{suggestion(task.table.metric, metrics)}"
+        )
+    identities, _ = cell_identities(task.table, profile, house.data_root)
+    record = make_record(
+        {
+            "table": task.table.id,
+            "cell": task.cell_id,
+            "profile": task.profile_name,
+            "seed": task.seed,
+            "metric": task.table.metric,
+        },
+        identities[task.cell_id],
+        metrics[task.table.metric],
+        wall_s=usage.wall_s,
+        device_s=usage.wall_s if where.type == "cuda" else 0.0,
+        peak_bytes=usage.peak_bytes,
+        device=torch.cuda.get_device_name(where)
+        if where.type == "cuda"
+        else f"CPU {platform.machine()}, {profile.cpus} threads",
+        root=house.root,
+    )
+    write_record(house.records, record)
+    return record
+
+
+def attempt(house: House, task: Task, device: str = "auto") -> Outcome:
+    """`execute`, with failures told apart; a failed run's traceback is kept as `error.log` in its folder."""
+    try:
+        return Outcome(task, "done", execute(house, task, device))
+    except DataMissing as error:
+        return Outcome(task, "data missing", message=str(error))
+    except Exception as error:
+        log = task.folder(house) / "error.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc())
+        return Outcome(task, "failed", message=f"{type(error).__name__}: {error} (whole story: {log})")
+
+
+def run_here(house: House, tasks: Sequence[Task], device: str = "auto") -> Iterator[Outcome]:
+    """Run tasks one after the other in this process.
+
+    Raises:
+        Interrupted: after a signal; what was begun continues at the next start.
+    """
+    for task in tasks:
+        with SignalGuard() as guard:
+            outcome = attempt(house, task, device)
+        yield outcome
+        if guard.signum:
+            raise Interrupted(guard.signum, house.runs)
+
+
+def run_on_ray(
+    house: House, tasks: Sequence[Task], workers: int, address: str = "", device: str = "auto"
+) -> Iterator[Outcome]:
+    """Fan tasks out with Ray, `workers` at a time on this machine or over the cluster at `address`.
+
+    Outcomes come as they are ready. A worker that dies is started again (twice); its run continues from its folder.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from ray.exceptions import RayError
+
+    ray.init(
+        address=address or None,
+        num_cpus=None if address else workers * max(task.table.profile(task.profile_name).cpus for task in tasks),
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+    )
+    try:
+        remote = ray.remote(max_retries=2)(_attempt_remotely)
+        waiting = {}
+        for task in tasks:
+            profile = task.table.profile(task.profile_name)
+            path = house.tables / f"{task.table.id}.yaml"
+            words = (house, path, task.profile_name, task.cell_id, task.seed, device)
+            waiting[remote.options(num_cpus=profile.cpus, num_gpus=profile.gpus).remote(*words)] = task
+        while waiting:
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            task = waiting.pop(ready)
+            try:
+                kind, record, message = ray.get(ready)
+            except RayError as error:
+                kind, record, message = "failed", None, f"its worker died: {error}"
+            yield Outcome(task, kind, record, message)
+    finally:
+        ray.shutdown()
+
+
+def _attempt_remotely(house: House, path: Path, profile_name: str, cell_id: str, seed: int, device: str) -> Any:
+    outcome = attempt(house, Task(read_table(path), profile_name, cell_id, seed), device)
+    return outcome.kind, outcome.record, outcome.message
+
+
+class Reporter:
+    """Prints one line for each outcome and remembers what the exit code must be."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.count, self.start = total, 0, time.monotonic()
+        self.kinds: dict[str, int] = {}
+        self._told: set[str] = set()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Print an outcome; a dataset that is missing is explained once."""
+        self.count += 1
+        self.kinds[outcome.kind] = self.kinds.get(outcome.kind, 0) + 1
+        left = (time.monotonic() - self.start) / self.count * (self.total - self.count)
+        head = f"[{self.count}/{self.total}, {left / 60:.0f} min left] {outcome.task.label}"
+        if outcome.record is not None:
+            record, scale = outcome.record, outcome.task.table.scale
+            half = 1.96 * record.standard_error * scale
+            print(f"{head}: {record.value * scale:.2f} ± {half:.2f} in {record.wall_s:.1f} s", flush=True)
+        else:
+            text = outcome.message if outcome.message not in self._told else outcome.message.splitlines()[0]
+            self._told.add(outcome.message)
+            print(f"{head}: {outcome.kind}: {text}", file=sys.stderr, flush=True)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a run failed, 3 where data was missing, else 0."""
+        return 1 if self.kinds.get("failed") else 3 if self.kinds.get("data missing") else 0

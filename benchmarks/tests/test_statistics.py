@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sextet_bench.statistics import Estimate, estimate, holm, paired_difference, seeds_needed
+
+RUNS = 4000
+# three standard errors of a rate of 5% over that many simulations
+SLACK = 3 * math.sqrt(0.05 * 0.95 / RUNS)
+
+
+def simulated(rng, seeds, units, mean=0.0, between=1.0, within=2.0):
+    return [mean + between * rng.normal() + within * rng.normal(size=units) for _ in range(seeds)]
+
+
+def test_worked_example():
+    found = estimate([np.array([1.0, 3.0]), np.array([3.0, 5.0]), np.array([5.0, 7.0])])
+    assert (found.mean, found.df, found.n_seeds) == (4.0, 2, 3)
+    assert found.standard_error == pytest.approx(2 / math.sqrt(3))
+    assert found.interval() == pytest.approx((4 - 4.302652 * 2 / math.sqrt(3), 4 + 4.302652 * 2 / math.sqrt(3)))
+
+
+def test_agrees_with_scipy_on_one_seed_and_on_pairs():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=200), rng.normal(size=200)
+    reference = stats.ttest_rel(one, other)
+    found = paired_difference([one], [other])
+    assert found.df == 199
+    assert 2 * min(found.p_greater(0), found.p_less(0)) == pytest.approx(reference.pvalue)
+    assert found.interval() == pytest.approx(tuple(reference.confidence_interval(0.95)))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_interval_covers_95_percent_over_seeds(seeds):
+    rng = np.random.default_rng(seeds)
+    covered = 0
+    for _ in range(RUNS):
+        low, high = estimate(simulated(rng, seeds, units=20, mean=7.0)).interval()
+        covered += low <= 7.0 <= high
+    assert 0.94 <= covered / RUNS <= 0.96
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_interval_covers_95_percent_over_units(seeds):
+    rng = np.random.default_rng(10 + seeds)
+    covered = 0
+    for _ in range(RUNS):
+        low, high = estimate(simulated(rng, seeds, units=40, mean=7.0, between=0.0)).interval()
+        covered += low <= 7.0 <= high
+    assert 0.94 <= covered / RUNS <= 0.96
+
+
+@pytest.mark.parametrize("truth", [-1.0, 1.0, 1.5])
+def test_equivalence_is_wrongly_found_in_at_most_5_percent(truth):
+    rng = np.random.default_rng(3)
+    found = sum(estimate(simulated(rng, 5, 10, mean=truth, between=0.3)).p_within(-1, 1) <= 0.05 for _ in range(RUNS))
+    assert found / RUNS <= 0.05 + SLACK
+
+
+def test_equivalence_has_power_inside_the_margin():
+    rng = np.random.default_rng(4)
+    found = sum(estimate(simulated(rng, 5, 10, between=0.3)).p_within(-1, 1) <= 0.05 for _ in range(RUNS))
+    assert found / RUNS > 0.5
+
+
+def test_holm_keeps_the_family_wise_error():
+    rng = np.random.default_rng(5)
+    wrong = 0
+    for _ in range(RUNS):
+        p_values = [estimate(simulated(rng, 5, 5)).p_greater(0.0) for _ in range(4)]
+        wrong += min(holm(p_values)) <= 0.05
+    assert wrong / RUNS <= 0.05 + SLACK
+
+
+def test_holm_worked_example():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_equals_its_definition(p_values):
+    ordered = sorted(p_values)
+    count = len(p_values)
+    for p, adjusted in zip(p_values, holm(p_values), strict=True):
+        rank = ordered.index(p)
+        terms = [min(1.0, (count - earlier) * ordered[earlier]) for earlier in range(rank + 1)]
+        ties = [min(1.0, (count - other) * ordered[other]) for other in range(count) if ordered[other] == p]
+        assert max(terms) <= adjusted <= max(terms + ties)
+
+
+def test_seeds_needed_is_enough_and_one_less_is_not():
+    found = Estimate(mean=1.0, standard_error=1.0, df=3, n_seeds=4, basis="")
+    needed = seeds_needed(found, threshold=0.0)
+    spread = found.standard_error * math.sqrt(found.n_seeds)
+
+    def power(seeds):
+        critical = stats.t.ppf(0.95, seeds - 1)
+        return stats.nct.sf(critical, seeds - 1, 1.0 / (spread / math.sqrt(seeds)))
+
+    assert needed is not None
+    assert power(needed) > 0.77
+    assert power(needed - 3) < 0.8
+
+
+def test_seeds_needed_where_nothing_helps():
+    assert seeds_needed(Estimate(0.0, 1.0, 4, 5, ""), 0.0) is None
+    assert seeds_needed(Estimate(1e-6, 1.0, 4, 5, ""), 0.0) is None
+    assert seeds_needed(Estimate(1.0, 1.0, 99, 1, ""), 0.0) is None
+
+
+def test_without_spread_the_mean_decides():
+    found = estimate([np.array([2.0, 2.0])] * 3)
+    assert (found.p_greater(1.0), found.p_greater(2.0), found.p_within(1, 3)) == (0.0, 1.0, 0.0)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="at least one seed"):
+        estimate([])
+    with pytest.raises(ValueError, match="two scores"):
+        estimate([np.array([1.0])])
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired_difference([np.zeros(3)], [np.zeros(4)])

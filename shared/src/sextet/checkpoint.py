@@ -1,0 +1,244 @@
+"""Atomic, pickle-free, resumable state: one folder a checkpoint, tensors in safetensors, everything else in JSON.
+
+A checkpoint is written to a temporary folder, synced to disk and renamed, so a folder with a final name is whole. The
+last two are kept; a damaged newest one is reported and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+FORMAT = 1
+_STEP = re.compile(r"step-(\d{9})")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or weight file that cannot be read as what it should be."""
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: modules, optimizers, schedulers, our own counters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue, as nested dicts, lists, tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Put back what `state_dict` returned."""
+        ...
+
+
+def save(directory: Path, state: Mapping[str, Any], step: int, *, keep: int = 2) -> Path:
+    """Write `state` as the checkpoint of `step` and remove all but the newest `keep`.
+
+    Args:
+        directory: the folder that holds the checkpoints of one run; made when absent.
+        state: nested dicts, lists and tuples of tensors, arrays, numbers, strings, booleans and None.
+        step: steps done, 0..999,999,999; becomes part of the folder's name.
+
+    Raises:
+        CheckpointError: something in `state` is of another type.
+        OSError: the disk is full or the folder not writable; what was there before is untouched.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _flatten(dict(state), "", tensors)
+    directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory)
+    temporary = directory / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        blob = safetensors.torch.save(tensors)
+        write_synced(temporary / "tensors.safetensors", blob)
+        header = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(blob).hexdigest(), "tree": tree}
+        write_synced(temporary / "state.json", json.dumps(header, allow_nan=True).encode())
+        final = directory / f"step-{step:09d}"
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        sync_folder(directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in _folders(directory)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Read one checkpoint folder: (step, state), tensors on the CPU.
+
+    Raises:
+        CheckpointError: the folder is incomplete, damaged or of another format; the message names the file.
+    """
+    try:
+        header = json.loads((folder / "state.json").read_text())
+        blob = (folder / "tensors.safetensors").read_bytes()
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: not a whole checkpoint ({error})") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise CheckpointError(f"{folder}: expected checkpoint format {FORMAT}")
+    if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
+        raise CheckpointError(f"{folder}: tensors.safetensors does not have the hash that state.json names")
+    try:
+        state = _unflatten(header["tree"], safetensors.torch.load(blob))
+        step = int(header["step"])
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: state.json does not describe its tensors ({error!r})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{folder}: expected a mapping in state.json, found {type(state).__name__}")
+    return step, state
+
+
+def load_latest(directory: Path) -> tuple[int, dict[str, Any]] | None:
+    """The newest readable checkpoint of a run, or None where there is none yet.
+
+    A damaged one is skipped with a warning; if all are damaged, the newest one's error is raised.
+    """
+    failure: CheckpointError | None = None
+    for folder in reversed(_folders(directory)):
+        try:
+            return load(folder)
+        except CheckpointError as error:
+            warnings.warn(f"{error}; trying the one before it", stacklevel=2)
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return None
+
+
+def load_foreign(path: Path) -> dict[str, torch.Tensor]:
+    """Weights from somebody else's file, without ever executing what is in it.
+
+    Args:
+        path: `.safetensors`, `.npz`, or a torch file (`.pt`, `.pth`, `.bin`, `.ckpt`) that holds a state dict, plain or
+            one level down under `state_dict` or `model`.
+
+    Raises:
+        CheckpointError: unreadable, or it holds anything but tensors and plain containers.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read as plain weights ({type(error).__name__}: {error})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(f"{path}: expected a state dict of tensors, found {type(content).__name__}")
+    return content
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it, sync, rename: a reader sees the old file or the new, no half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        write_synced(temporary, content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable; systems that cannot open folders do it themselves."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what killed processes left half-written; the temporary names of living processes stay."""
+    for leftover in directory.glob(".tmp-*"):
+        owner = leftover.name.split("-")[1]
+        if owner.isdigit() and _alive(int(owner)) and int(owner) != os.getpid():
+            continue
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _folders(directory: Path) -> list[Path]:
+    """Checkpoint folders, oldest step first."""
+    if not directory.is_dir():
+        return []
+    return sorted(folder for folder in directory.iterdir() if _STEP.fullmatch(folder.name))
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON for everything but tensors, which go to `tensors` under their path and leave a reference."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, np.ndarray):
+        return {"$array": _flatten(torch.from_numpy(value), path, tensors)}
+    if isinstance(value, torch.Tensor):
+        key = f"{len(tensors)}:{path}"  # the number keeps {"a": {"b": t}} and {"a/b": t} apart
+        tensors[key] = value.detach().to("cpu", copy=True).contiguous()
+        return {"$tensor": key}
+    if isinstance(value, Mapping):
+        return {"$dict": [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_flatten(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    raise CheckpointError(f"state{path}: expected tensors and plain values, found {type(value).__name__}")
+
+
+def _unflatten(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_unflatten(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "$tensor":
+        return tensors[content]
+    if kind == "$array":
+        return _unflatten(content, tensors).numpy()
+    if kind == "$float":
+        return float(content)
+    if kind == "$tuple":
+        return tuple(_unflatten(item, tensors) for item in content)
+    if kind == "$dict":
+        return {key: _unflatten(item, tensors) for key, item in content}
+    raise ValueError(f"unknown entry {kind}")

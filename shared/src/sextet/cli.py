@@ -1,0 +1,61 @@
+"""Command lines made from functions and frozen dataclasses, with one set of exit codes for every program here.
+
+0 done, 1 a check failed, 2 bad input, 3 data missing, 128 + n stopped by signal n.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from sextet.recipe import Recipe, RunContext
+
+CHECK_FAILED, BAD_INPUT, DATA_MISSING = 1, 2, 3
+
+
+def main(
+    commands: Mapping[str, Callable[..., Any]], *, prog: str, description: str, args: Sequence[str] | None = None
+) -> int:
+    """Run one of `commands` by the words of the command line; its integer result, if any, is the exit code.
+
+    Errors that a person can mend (ValueError) are printed without a traceback; set SEXTET_TRACEBACK=1 to see it.
+    """
+    from sextet.data import DataMissing
+    from sextet.training import Interrupted
+
+    try:
+        result = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=description, args=args)
+        return result if isinstance(result, int) else 0
+    except ValueError as error:
+        if os.environ.get("SEXTET_TRACEBACK"):
+            raise
+        print(f"{prog}: {error}", file=sys.stderr)
+        return DATA_MISSING if isinstance(error, DataMissing) else BAD_INPUT
+    except Interrupted as stop:
+        print(f"{prog}: {stop}", file=sys.stderr)
+        return 128 + stop.signum
+
+
+def recipe_command(recipe: Recipe) -> Callable[..., None]:
+    """A command that runs a recipe: its config's fields become options; prints each metric's mean and error as JSON."""
+
+    def command(
+        config: Annotated[recipe.config, tyro.conf.OmitArgPrefixes],  # pyright: ignore[reportInvalidTypeForm]
+        folder: Annotated[Path, tyro.conf.arg(help="where the run keeps its state; the same folder continues it")],
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        context = RunContext(directory=folder, stages=folder / "stages", seed=seed, device=device)
+        metrics = recipe.run(config, context)
+        summary = {
+            name: {"mean": scores.mean, "standard_error": scores.standard_error, "n": len(scores.values)}
+            for name, scores in metrics.items()
+        }
+        print(json.dumps(summary, indent=1))
+
+    command.__doc__ = recipe.describe
+    return command

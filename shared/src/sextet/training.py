@@ -1,0 +1,319 @@
+"""What every training loop of the suite shares: resumable steps, signals, logging, schedules. Not a trainer framework.
+
+A loop stays plain PyTorch::
+
+    with Training(folder, steps=300, state={"model": model, "optimizer": optimizer}) as training:
+        for step in training:
+            loss = loss_function(model, batch(step))
+            training.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            training.log(loss=loss)
+
+`batch(step)` must depend on the step (and a seed) only; the step is then the whole data position.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from sextet import checkpoint, cuda
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from rich.progress import Progress
+
+
+class Interrupted(SystemExit):
+    """SIGTERM or SIGINT arrived; the step was finished and saved. Leaves with the shell's code, 128 + signal."""
+
+    def __init__(self, signum: int, where: Path) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{signal.Signals(self.signum).name}: state saved in {self.where}; the same command continues from there"
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A logged value became NaN or infinite; the last checkpoint from before is untouched."""
+
+
+class ConfigMismatch(ValueError):
+    """A run folder belongs to another configuration."""
+
+
+class Training:
+    """The steps still to do of one resumable run.
+
+    Args:
+        directory: the run's folder: `checkpoints/`, `log.jsonl`, `config.json`.
+        steps: how many steps the whole run has.
+        state: what a checkpoint holds, by name: anything with `state_dict` and `load_state_dict`.
+        config: what identifies the run (plain values); a folder of another config is refused.
+        save_every: steps between checkpoints; the last step and an interruption save too.
+        log_every: steps between moving logged values off the device, checking and writing them.
+        precision: for `autocast()`; fp16 scales the loss.
+        accelerator: for several processes: `accelerate.Accelerator`, its processes stop at the same step and the main
+            one saves.
+        progress: title of a progress bar on a terminal, or None.
+
+    Raises:
+        ConfigMismatch, checkpoint.CheckpointError
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        steps: int,
+        state: Mapping[str, checkpoint.Stateful],
+        config: Mapping[str, Any] | None = None,
+        save_every: int = 100,
+        log_every: int = 10,
+        device: torch.device | None = None,
+        precision: cuda.Precision = "fp32",
+        accelerator: Accelerator | None = None,
+        progress: str | None = None,
+    ) -> None:
+        self.directory = directory
+        self.total = steps
+        self.state = dict(state)
+        self.save_every = save_every
+        self.log_every = log_every
+        self.precision: cuda.Precision = precision
+        self.accelerator = accelerator
+        self.device = accelerator.device if accelerator else device or torch.device("cpu")
+        self.step = 0
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self._pending: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._signals = SignalGuard()
+        self._progress_title = progress
+        self._progress: Progress | None = None
+        check_config(directory, config or {})
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.accelerator is None or self.accelerator.is_main_process
+
+    def __enter__(self) -> Self:
+        """Resume from the newest checkpoint, where there is one, and start to listen for signals."""
+        found = checkpoint.load_latest(self.directory / "checkpoints")
+        if found is not None:
+            self.step, saved = found
+            for name, part in self.state.items():
+                part.load_state_dict(saved["parts"][name])
+            self._scaler.load_state_dict(saved["scaler"])
+            cuda.restore_rng_state(saved["rng"][self.accelerator.process_index if self.accelerator else 0])
+        if self.is_main:
+            truncate_log(self.directory / "log.jsonl", self.step)
+        self._signals.__enter__()
+        self._progress = start_progress(self._progress_title, self.total, self.step) if self.is_main else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._signals.__exit__()
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the index of each step still to do; save on the way, at the end and when a signal asks to stop.
+
+        Raises:
+            Interrupted: after the step in which SIGTERM or SIGINT arrived, once the state is saved.
+            NonFiniteLoss: a logged value was NaN or infinite.
+        """
+        while self.step < self.total:
+            yield self.step
+            self.step += 1
+            if self.step % self.log_every == 0:
+                self.flush()
+            signum = self._stop_requested()
+            if signum or self.step == self.total or self.step % self.save_every == 0:
+                self.save()
+            if self._progress is not None:
+                self._progress.update(self._progress.task_ids[0], completed=self.step)
+            if signum and self.step < self.total:
+                raise Interrupted(signum, self.directory)
+
+    def autocast(self) -> Any:
+        """Context for the forward pass at the run's precision."""
+        return cuda.autocast(self.device, self.precision)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """`loss.backward()`, scaled under fp16; call `optimizer_step` then instead of `optimizer.step()`."""
+        self._scaler.scale(loss).backward()
+
+    def optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step, unscaled under fp16 and skipped there when a gradient overflowed; then clear the gradients."""
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def log(self, **values: torch.Tensor | float) -> None:
+        """Keep scalars of this step for the log; they stay on the device until the next flush, so nothing waits."""
+        tensors = {name: torch.as_tensor(value, dtype=torch.float64).detach() for name, value in values.items()}
+        self._pending.append((self.step, tensors))
+
+    def flush(self) -> None:
+        """Check what was logged since the last flush and append it to `log.jsonl`.
+
+        Raises:
+            NonFiniteLoss: naming the first step, the value, and the checkpoint that is left.
+        """
+        lines = []
+        for step, tensors in self._pending:
+            values = {name: tensor.item() for name, tensor in tensors.items()}
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(
+                        f"{name} became {value} at step {step}; the checkpoints in {self.directory / 'checkpoints'} "
+                        "are from before. Lower the learning rate or raise the precision and start in a new folder"
+                    )
+            lines.append(json.dumps({"step": step, **values}))
+        self._pending.clear()
+        if lines and self.is_main:
+            with (self.directory / "log.jsonl").open("a") as file:
+                file.write("".join(line + "\n" for line in lines))
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step: all parts, the loss scaler, every process's random generators."""
+        self.flush()
+        generators = [cuda.rng_state()]
+        if self.accelerator is not None:
+            from accelerate.utils import gather_object
+
+            generators = gather_object(generators)  # one entry a process, in rank order
+        if self.is_main:
+            parts = {name: part.state_dict() for name, part in self.state.items()}
+            content = {"parts": parts, "scaler": self._scaler.state_dict(), "rng": generators}
+            checkpoint.save(self.directory / "checkpoints", content, self.step)
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def _stop_requested(self) -> int:
+        """The signal that asked to stop, 0 for none; the same answer in every process."""
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return self._signals.signum
+        asked = torch.tensor([self._signals.signum], device=self.device)
+        gathered = self.accelerator.gather(asked)
+        assert isinstance(gathered, torch.Tensor)
+        return int(gathered.max())
+
+
+class SignalGuard:
+    """Remembers SIGTERM and SIGINT while open, so that a step can be finished first; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _remember(self, signum: int, _frame: FrameType | None) -> None:
+        if self.signum == signal.SIGINT == signum:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+
+def check_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """Write `config.json` in a new run folder; refuse a folder that was begun with another configuration.
+
+    Raises:
+        ConfigMismatch: naming the keys that differ and how to start afresh.
+    """
+    path = directory / "config.json"
+    content = json.loads(json.dumps(config, default=str))
+    if not path.exists():
+        checkpoint.write_atomic(path, json.dumps(content, indent=1).encode())
+        return
+    before = json.loads(path.read_text())
+    if before == content:
+        return
+    keys = sorted(key for key in {*before, *content} if before.get(key) != content.get(key))
+    changes = ", ".join(f"{key}: {before.get(key)!r} there, {content.get(key)!r} now" for key in keys)
+    raise ConfigMismatch(
+        f"{directory} was begun with another configuration ({changes}). "
+        "Give another folder, or delete this one to start afresh"
+    )
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Drop log lines of steps that will be done again (and a last line that was cut off)."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] < step:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    checkpoint.write_atomic(path, "".join(kept).encode())
+
+
+def read_log(directory: Path) -> list[dict[str, float]]:
+    """The logged values of a run, one dict a step, in order; empty where nothing was logged."""
+    path = directory / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def start_progress(title: str | None, total: int, completed: int) -> Progress | None:
+    """A running progress bar on a terminal; None without a title or where the output is no terminal."""
+    if title is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+    )
+    progress.add_task(title, total=total, completed=completed)
+    progress.start()
+    return progress
+
+
+def warmup_cosine(step: int, *, warmup: int, total: int, floor: float = 0.0) -> float:
+    """Learning-rate multiplier in [floor, 1]: linear from 0 over `warmup` steps, then half a cosine down to `floor`.
+
+    Raises:
+        ValueError: `total` not above `warmup`.
+    """
+    if not 0 <= warmup < total:
+        raise ValueError(f"warmup: expected 0 <= warmup < total = {total}, got {warmup}")
+    if step < warmup:
+        return step / warmup
+    progress = min(1.0, (step - warmup) / (total - warmup))
+    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def step_decay(position: int, milestones: Mapping[int, float]) -> float:
+    """Learning-rate multiplier that changes at given epochs or steps.
+
+    Args:
+        position: epoch or step, 0-based.
+        milestones: first position -> multiplier from there on; before the first one the multiplier is 1.
+    """
+    reached = [start for start in milestones if start <= position]
+    return milestones[max(reached)] if reached else 1.0
