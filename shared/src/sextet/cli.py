@@ -44,7 +44,7 @@ def recipe_command(recipe: Recipe) -> Callable[..., None]:
     """A command that runs a recipe: its config's fields become options; prints each metric's mean and error as JSON."""
 
     def command(
-        config: Annotated[recipe.config, tyro.conf.OmitArgPrefixes],  # pyright: ignore[reportInvalidTypeForm]
+        config: Annotated[recipe.config, tyro.conf.arg(name="")],  # pyright: ignore[reportInvalidTypeForm]
         folder: Annotated[Path, tyro.conf.arg(help="where the run keeps its state; the same folder continues it")],
         seed: int = 0,
         device: str = "auto",

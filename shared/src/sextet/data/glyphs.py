@@ -173,7 +173,7 @@ _WHERE_KNOWN = """
 GLYPHS = Passport(
     name="glyphs",
     title="62 letters and digits rendered from free fonts",
-    homepage="https://packages.debian.org/stable/fonts/",
+    homepage="https://www.debian.org/",
     licence="each font's own (see each package's copyright file); rendered locally, nothing is redistributed",
     size="28 MB",
     sources=(DebianPackage(_NEEDED, optional=tuple(f"fonts-{name}" for name in _WHERE_KNOWN.split())),),
