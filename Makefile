@@ -1,7 +1,7 @@
 # Thin: every target is one line that calls a program. `make` lists them. Each does the set-up that it needs.
 PYTHON ?= python3
 PROFILE ?= laptop
-WORKERS ?= 0
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))')
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
 READY := .venv/.ready
@@ -22,7 +22,7 @@ $(READY): pyproject.toml shared/pyproject.toml benchmarks/pyproject.toml $(wildc
 
 setup: $(READY) ## everything installed in .venv (about 5 GB, a minute or two the first time)
 
-reproduce: $(READY) ## all tables; PROFILE=laptop|gpu|paper, WORKERS=n to fan out (laptop: about 8 minutes on 2 cores)
+reproduce: $(READY) ## all tables; PROFILE=laptop|gpu|paper, WORKERS=n at a time (laptop: about 8 minutes on 2 cores)
 	$(SEXTET) run all --profile $(PROFILE) --workers $(WORKERS)
 
 reproduce-%: $(READY) ## one paper (reproduce-fslstm) or one table (reproduce-fslstm-glyphs)

@@ -12,7 +12,7 @@ import tyro
 from sextet import cli
 from sextet_bench.house import House
 
-ProfileName = Literal["laptop", "gpu", "paper"]
+ProfileName = Annotated[str, tyro.conf.arg(help="laptop, gpu or paper")]
 Names = tyro.conf.Positional[tuple[str, ...]]
 Only = Annotated[tuple[str, ...], tyro.conf.arg(help="cells, or parts of cell ids")]
 
@@ -21,12 +21,11 @@ def plan(tables: Names = (), /, profile: ProfileName = "laptop", only: Only = ()
     """What a run would do: runs, hours, data. `tables` are `paper/table`, `paper` or `all`."""
     from sextet_bench.plan import describe
     from sextet_bench.plan import plan as make_plan
-    from sextet_bench.tables import select_tables
+    from sextet_bench.tables import tables_with
 
     house = House.of_checkout()
-    for table in select_tables(house.tables, tables):
-        if profile in table.profiles:
-            print(describe(make_plan(house, table, profile, only)))
+    for table in tables_with(house.tables, tables, profile):
+        print(describe(make_plan(house, table, profile, only)))
 
 
 def run(
@@ -34,7 +33,7 @@ def run(
     /,
     profile: ProfileName = "laptop",
     only: Only = (),
-    workers: Annotated[int, tyro.conf.arg(help="fan out with Ray over this many workers; 0 runs in this process")] = 0,
+    workers: Annotated[int, tyro.conf.arg(help="how many runs at a time, by Ray; 0: one, in this process")] = 0,
     ray: Annotated[str, tyro.conf.arg(help="address of a Ray cluster")] = "",
     device: str = "auto",
     budget_hours: Annotated[float, tyro.conf.arg(help="ask for --yes above this")] = 2.0,
@@ -44,13 +43,10 @@ def run(
     from sextet_bench.plan import describe
     from sextet_bench.plan import plan as make_plan
     from sextet_bench.run import Reporter, run_here, run_on_ray
-    from sextet_bench.tables import TableError, select_tables
+    from sextet_bench.tables import TableError, tables_with
 
     house = House.of_checkout()
-    chosen = select_tables(house.tables, tables)
-    plans = [make_plan(house, table, profile, only) for table in chosen if profile in table.profiles]
-    if not plans:
-        raise TableError(f"none of the tables {', '.join(table.id for table in chosen)} has the profile {profile}")
+    plans = [make_plan(house, table, profile, only) for table in tables_with(house.tables, tables, profile)]
     print("\n".join(describe(item) for item in plans), flush=True)
     hours = sum(item.hours for item in plans)
     if hours > budget_hours and not yes:
@@ -80,10 +76,10 @@ def fetch_missing(house: House, passports: list) -> None:
 def report(tables: Names = (), /, profile: ProfileName = "laptop", out: Path | None = None) -> None:
     """Write report.md, report.html and pictures from all records that are here."""
     from sextet_bench.report import write_report
-    from sextet_bench.tables import select_tables
+    from sextet_bench.tables import tables_with
 
     house = House.of_checkout()
-    results = [house.results(t, profile) for t in select_tables(house.tables, tables) if profile in t.profiles]
+    results = [house.results(table, profile) for table in tables_with(house.tables, tables, profile)]
     folder = out or house.runs / "report"
     write_report(folder, results)
     print(f"report: {folder / 'report.html'} and {folder / 'report.md'}")
@@ -96,13 +92,11 @@ def check(tables: Names = (), /, quick: bool = False, device: str = "auto") -> i
     """
     from sextet_bench.check import check_again, check_published, quick_tasks, run_quick
     from sextet_bench.run import Outcome, plan_tasks
-    from sextet_bench.tables import select_tables
+    from sextet_bench.tables import tables_with
 
     house = House.of_checkout()
     findings = []
-    for table in select_tables(house.tables, tables):
-        if "laptop" not in table.profiles:
-            continue
+    for table in tables_with(house.tables, tables, "laptop"):
         findings += check_published(house, table)
         if quick and quick_tasks(table):
             findings += check_again(house, table, run_quick(house, table, device))
@@ -134,12 +128,10 @@ def accept(tables: Names = (), /, profile: ProfileName = "laptop") -> None:
     from sextet_bench.readme import update_readme
     from sextet_bench.record import write_record
     from sextet_bench.run import plan_tasks
-    from sextet_bench.tables import TableError, select_tables
+    from sextet_bench.tables import TableError, tables_with
 
     house = House.of_checkout()
-    for table in select_tables(house.tables, tables):
-        if profile not in table.profiles:
-            continue
+    for table in tables_with(house.tables, tables, profile):
         to_do, _ = plan_tasks(house, table, profile)
         if to_do:
             raise TableError(f"{table.id}: {len(to_do)} runs have no current record; `sextet run {table.id}` first")

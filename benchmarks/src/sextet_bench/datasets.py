@@ -20,7 +20,7 @@ def act(house: House, action: Literal["list", "verify", "fetch", "adopt"], name:
     if action == "list":
         for passport in known.values():
             status = state(passport, house.data_root)
-            print(f"{passport.name:16} {status:8} {passport.size:>10}  {passport.licence}  {passport.title}")
+            print(f"{passport.name:16} {status:8} {passport.size:>8}  {passport.title} (licence: {passport.licence})")
         return
     passport = _named(known, name)
     if action == "verify":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import sys
 import time
@@ -162,36 +161,37 @@ def run_on_ray(
     """Fan tasks out with Ray, `workers` at a time on this machine or over the cluster at `address`.
 
     Outcomes come as they are ready. A worker that dies is started again (twice); its run continues from its folder.
+
+    Raises:
+        Interrupted: after a signal; runs that were under way continue at the next start from their last checkpoint.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     from ray.exceptions import RayError
 
-    ray.init(
-        address=address or None,
-        num_cpus=None if address else workers * max(task.table.profile(task.profile_name).cpus for task in tasks),
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-    )
+    cpus = workers * max(task.table.profile(task.profile_name).cpus for task in tasks)
+    here = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    ray.init(address=address or None, logging_level=logging.ERROR, log_to_driver=False, **here)
+    remote = ray.remote(max_retries=2)(_attempt_remotely)
+    waiting = {}
     try:
-        remote = ray.remote(max_retries=2)(_attempt_remotely)
-        waiting = {}
         for task in tasks:
             profile = task.table.profile(task.profile_name)
             path = house.tables / f"{task.table.id}.yaml"
             words = (house, path, task.profile_name, task.cell_id, task.seed, device)
             waiting[remote.options(num_cpus=profile.cpus, num_gpus=profile.gpus).remote(*words)] = task
-        while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            task = waiting.pop(ready)
-            try:
-                kind, record, message = ray.get(ready)
-            except RayError as error:
-                kind, record, message = "failed", None, f"its worker died: {error}"
-            yield Outcome(task, kind, record, message)
+        with SignalGuard() as guard:
+            while waiting and not guard.signum:
+                for ready in ray.wait(list(waiting), num_returns=1, timeout=0.5)[0]:
+                    task = waiting.pop(ready)
+                    try:
+                        kind, record, message = ray.get(ready)
+                    except RayError as error:
+                        kind, record, message = "failed", None, f"its worker died: {error}"
+                    yield Outcome(task, kind, record, message)
     finally:
         ray.shutdown()
+    if waiting:
+        raise Interrupted(guard.signum, house.runs)
 
 
 def _attempt_remotely(house: House, path: Path, profile_name: str, cell_id: str, seed: int, device: str) -> Any:

@@ -224,6 +224,21 @@ def select_tables(folder: Path, names: tuple[str, ...]) -> list[Table]:
     return [read_table(path) for path in chosen.values()]
 
 
+def tables_with(folder: Path, names: tuple[str, ...], profile: str) -> list[Table]:
+    """Those of `select_tables` that have a profile.
+
+    Raises:
+        TableError: no such profile, or none of the tables has it.
+    """
+    if profile not in PROFILES:
+        raise TableError(f"unknown profile {profile!r}{suggestion(profile, PROFILES)}")
+    tables = select_tables(folder, names)
+    chosen = [table for table in tables if profile in table.profiles]
+    if not chosen:
+        raise TableError(f"none of the tables {', '.join(table.id for table in tables)} has the profile {profile}")
+    return chosen
+
+
 def _table(content: Any) -> Table:
     values = _mapping(content, "the file")
     values["rows"] = tuple(_build(Line, item, "rows") for item in _list(values.get("rows"), "rows"))

@@ -37,13 +37,11 @@ class DebianPackage:
         _empty(into)
         for client in ("apt-get", "apt-cache", "dpkg-deb"):
             _client(client)
-        known = set(_run(["apt-cache", "pkgnames"], into).split())
-        if missing := [name for name in self.names if name not in known]:
-            raise SourceUnavailable(f"apt knows no package {', '.join(missing)}; run `apt-get update` first")
+        known, options = self._known(into)
         wanted = [name for name in self.names + self.optional if name in known]
         debs = into / ".debs"
         debs.mkdir()
-        _run(["apt-get", "download", *wanted], debs)
+        _run(["apt-get", *options, "download", *wanted], debs)
         versions: dict[str, str] = {}
         for deb in sorted(debs.glob("*.deb")):
             shown = _run(["dpkg-deb", "--show", "--showformat", "${Package} ${Version}", str(deb)], into)
@@ -51,7 +49,27 @@ class DebianPackage:
             _run(["dpkg-deb", "-x", str(deb), str(into / name)], into)
             versions[name] = version
         shutil.rmtree(debs)
+        shutil.rmtree(into / ".apt", ignore_errors=True)
         return versions
+
+    def _known(self, into: Path) -> tuple[set[str], list[str]]:
+        """The packages that apt knows, and the options with which it does.
+
+        Where its lists lack a needed one (they are empty on a fresh machine), they are fetched into a folder of our
+        own, which needs no root.
+        """
+        known = set(_run(["apt-cache", "pkgnames"], into).split())
+        if known.issuperset(self.names):
+            return known, []
+        lists, cache = into / ".apt/lists", into / ".apt/cache"
+        for folder in (lists / "partial", cache / "archives/partial"):
+            folder.mkdir(parents=True)
+        options = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={cache}"]
+        _run(["apt-get", *options, "update"], into)
+        known = set(_run(["apt-cache", *options, "pkgnames"], into).split())
+        if missing := [name for name in self.names if name not in known]:
+            raise SourceUnavailable(f"apt knows no package {', '.join(missing)}, also after an update of its lists")
+        return known, options
 
 
 @dataclass(frozen=True)
