@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from sextet import cli
+from sextet import checkpoint, cli
 from sextet.data import DataError, DataMissing
 from sextet.recipe import Recipe, Scores
-from sextet.training import Interrupted
+from sextet.training import Interrupted, NonFiniteLoss
 
 
 def greet(name: str = "you") -> None:
@@ -28,6 +31,7 @@ def fail(kind: str) -> None:
         "missing": DataMissing("glyphs: get them there"),
         "signal": Interrupted(signal.SIGTERM, Path("here")),
         "bug": KeyError("bug"),
+        "nan": NonFiniteLoss("loss became nan at step 7"),
     }[kind]
 
 
@@ -39,6 +43,7 @@ def test_worked_example(capsys):
     assert run("greet", "--name", "Ada") == 0
     assert capsys.readouterr().out == "hello Ada\n"
     assert run("count") == cli.CHECK_FAILED
+    assert cli.main({"true": lambda: True, "count": count}, prog="toy", description="", args=["true"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,7 @@ def test_worked_example(capsys):
         ("value", cli.BAD_INPUT, "toy: n_way: expected 2 or more, got 1\n"),
         ("data", cli.BAD_INPUT, "toy: broken\n"),
         ("missing", cli.DATA_MISSING, "toy: glyphs: get them there\n"),
+        ("nan", cli.CHECK_FAILED, "toy: loss became nan at step 7\n"),
         ("signal", 143, "toy: SIGTERM: state saved in here; the same command continues from there\n"),
     ],
 )
@@ -90,3 +96,33 @@ def test_a_recipe_is_a_command(tmp_path, capsys):
     words = ("add", "--offset", "2", "--seed", "3", "--folder", str(tmp_path))
     assert cli.main({"add": cli.recipe_command(recipe), "count": count}, prog="toy", description="", args=words) == 0
     assert json.loads(capsys.readouterr().out) == {"sum": {"mean": 2.0, "standard_error": 3.0, "n": 2}}
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from sextet import checkpoint, cli
+from sextet.training import Training
+
+def train(folder: Path) -> None:
+    with Training(folder, steps=200, state={}) as run:
+        for step in run:
+            (folder / "started").touch()
+            time.sleep(0.05)
+
+sys.exit(cli.main({"train": train, "other": lambda: None}, prog="toy", description="", args=sys.argv[1:]))
+"""
+
+
+def test_a_terminated_program_says_where_it_stopped_and_leaves_with_143(tmp_path):
+    words = [sys.executable, "-c", PROGRAM, "train", "--folder", str(tmp_path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(3000):
+            if (tmp_path / "started").exists():
+                break
+            time.sleep(0.01)
+        process.terminate()
+        message = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
+    assert message == f"toy: SIGTERM: state saved in {tmp_path}; the same command continues from there\n"
+    assert checkpoint.load_latest(tmp_path / "checkpoints")[0] < 200

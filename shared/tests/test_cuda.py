@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import random
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +62,11 @@ def test_a_float32_island_stays_out_of_autocast():
             assert (matrix @ matrix).dtype == torch.float32
 
 
+def test_float16_on_a_cpu():
+    with cuda.autocast(torch.device("cpu"), "fp16"):
+        assert (torch.ones(4, 4) @ torch.ones(4, 4)).dtype == torch.float16
+
+
 def test_switches_are_put_back_even_after_an_error():
     before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
     with pytest.raises(RuntimeError, match="inside"), cuda.tf32(True), cuda.deterministic():
@@ -67,17 +74,76 @@ def test_switches_are_put_back_even_after_an_error():
         assert torch.are_deterministic_algorithms_enabled()
         raise RuntimeError("inside")
     assert (torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()) == before
+    with cuda.tf32(True), cuda.tf32(False):
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
     with cuda.deterministic(enabled=False):
         assert torch.are_deterministic_algorithms_enabled() == before[1]
 
 
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+@pytest.mark.parametrize("warn_only", [False, True])
+def test_deterministic_restores_its_mode_and_the_workspace(monkeypatch, warn_only, workspace):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if workspace:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.use_deterministic_algorithms(warn_only, warn_only=warn_only)
+    try:
+        with cuda.deterministic():
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            assert not torch.backends.cudnn.benchmark
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (workspace or ":4096:8")
+        assert torch.are_deterministic_algorithms_enabled() == warn_only
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.backends.cudnn.benchmark
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
+
+
 def test_batches_keep_their_structure():
-    batch = {"pair": Pair(torch.zeros(2), torch.ones(2)), "list": [torch.zeros(1), "name"], "tuple": (1, torch.ones(1))}
+    batch = {
+        "pair": Pair(torch.zeros(2), torch.ones(2)), "list": [torch.zeros(1), "name", None], "size": torch.Size([1, 2]),
+        "tuple": (1, torch.ones(1)), "nested": {"deep": [(torch.arange(2),)]},
+    }  # fmt: skip
     moved = next(iter(cuda.prefetch([batch], torch.device("cpu"))))
+    assert list(moved) == list(batch)
     assert isinstance(moved["pair"], Pair)
     assert torch.equal(moved["pair"].labels, torch.ones(2))
-    assert moved["list"][1] == "name"
+    assert moved["list"][1:] == ["name", None]
     assert moved["tuple"][0] == 1
+    assert moved["size"] == torch.Size([1, 2])
+    assert torch.equal(moved["nested"]["deep"][0][0], torch.arange(2))
+    on_meta = cuda.to_device(batch, torch.device("meta"))
+    tensors = on_meta["pair"].images, on_meta["list"][0], on_meta["tuple"][1], on_meta["nested"]["deep"][0][0]
+    assert all(tensor.is_meta for tensor in tensors)
+
+
+@pytest.mark.parametrize(("name", "non_blocking"), [("cpu", False), ("cuda", True)])
+def test_only_copies_towards_cuda_do_not_block(monkeypatch, name, non_blocking):
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **options: asked.append(options) or self)
+    cuda.to_device([torch.ones(1)], torch.device(name))
+    assert asked == [{"non_blocking": non_blocking}]
+
+
+def test_a_block_that_fails_is_metered_too():
+    with pytest.raises(RuntimeError, match="inside"), cuda.meter(torch.device("cpu")) as usage:
+        time.sleep(0.02)
+        raise RuntimeError("inside")
+    assert 0.02 <= usage.wall_s < 10
+
+
+def test_generators_of_fewer_devices_are_restored_as_far_as_they_go(monkeypatch):
+    restored = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.ones(1), torch.zeros(1)])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, index: restored.append((state.item(), index)))
+    cuda.restore_rng_state(cuda.rng_state())
+    assert restored == [(1.0, 0)]
 
 
 def test_prefetch_keeps_order():
@@ -111,8 +177,9 @@ def test_cuda_asked_for_and_absent_says_so(monkeypatch):
 
 
 def test_bad_input(monkeypatch):
-    with pytest.raises(cuda.DeviceError, match="expected auto, cpu, mps, cuda or cuda:<index>, got 'gpu'"):
-        cuda.select_device("gpu")
+    for name in ("gpu", "", "CPU", "cuda:x", "cuda:-1", "meta", "xla", None):
+        with pytest.raises(cuda.DeviceError, match=f"expected auto, cpu, mps, cuda or cuda:<index>, got {name!r}"):
+            cuda.select_device(name)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(cuda.DeviceError, match="no Metal device"):
         cuda.select_device("mps")
@@ -136,3 +203,5 @@ def test_on_a_gpu():
     first = torch.rand(3, device=device)
     cuda.restore_rng_state(state)
     assert torch.equal(first, torch.rand(3, device=device))
+    large = torch.arange(50_000_000, device=device)
+    assert int(cuda.to_device(large, torch.device("cpu"))[-1]) == 49_999_999

@@ -26,6 +26,26 @@ def test_the_digest_is_published():
     assert sampler.digest(100) == "1fdde5cad64377b68fdbd0c660808ac9d0b7d9b6ab8ec669419a0f13e499f69a"
 
 
+def test_large_indices_are_episodes_of_their_own():
+    sampler = EpisodeSampler(np.arange(200) % 5, 2, 3, 5, seed=1)
+    last = [sampler[index].query_ids.tolist() for index in range(2**64 - 4, 2**64)]
+    middle = [sampler[index].query_ids.tolist() for index in range(2**63 - 2, 2**63 + 2)]
+    assert len({str(ids) for ids in last + middle}) == 8
+
+
+@given(start=st.integers(0, 1000), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_the_batch_size_changes_nothing(start, sizes):
+    sampler = EpisodeSampler(LABELS, 2, 1, 2, seed=3)
+    whole, position = sampler.batch(start, sum(sizes)), start
+    for size in sizes:
+        part, where = sampler.batch(position, size), slice(position - start, position - start + size)
+        assert len(part) == size
+        for name in ("classes", "support_ids", "support_labels", "query_ids", "query_labels"):
+            assert np.array_equal(getattr(part, name), getattr(whole, name)[where])
+            assert getattr(part, name).dtype == np.int64
+        position += size
+
+
 def test_an_episode_depends_on_seed_and_index_alone():
     one, other = (EpisodeSampler(LABELS, 3, 2, 2, seed=1) for _ in range(2))
     batch = one.batch(0, 6)
@@ -86,6 +106,34 @@ def test_a_taskset_walks_through_the_episodes():
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_task_has_the_form_of_learn2learn_s():
+    learn2learn = pytest.importorskip("learn2learn")
+    features = torch.arange(24.0)[:, None]
+    rows = torch.utils.data.TensorDataset(features, torch.from_numpy(LABELS))
+    dataset = learn2learn.data.MetaDataset(rows)
+    transforms = learn2learn.data.transforms
+    theirs = learn2learn.data.TaskDataset(
+        dataset,
+        [
+            transforms.NWays(dataset, 2), transforms.KShots(dataset, 3), transforms.LoadData(dataset),
+            transforms.RemapLabels(dataset), transforms.ConsecutiveLabels(dataset),
+        ],
+        num_tasks=1,
+    )  # fmt: skip
+    ours = Taskset(EpisodeSampler(LABELS, 2, 1, 2), lambda ids: features[torch.from_numpy(ids)], num_tasks=1)
+    (data, labels), (their_data, their_labels) = ours.sample(), theirs.sample()
+    assert len(ours.sample()) == len(theirs.sample()) == 2
+    assert (data.shape, data.dtype) == (their_data.shape, their_data.dtype)
+    assert labels.dtype == their_labels.dtype
+    assert sorted(labels.tolist()) == sorted(their_labels.tolist())
+    for rows, numbers in ((data, labels), (their_data, their_labels)):
+        # rows of one class lie together, and the label stands for one class of the dataset
+        assert (numbers.diff() != 0).sum() == 1
+        assert all(len(set(LABELS[rows[numbers == label, 0].long()])) == 1 for label in (0, 1))
+    assert len(ours) == len(theirs)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_taskset_feeds_a_learn2learn_learner():
     learn2learn = pytest.importorskip("learn2learn")
     rng = torch.Generator().manual_seed(0)
@@ -105,7 +153,13 @@ def test_a_taskset_feeds_a_learn2learn_learner():
         ({"n_way": 1}, "n_way >= 2"),
         ({"n_way": 5}, "5 classes an episode, but the data has 4"),
         ({"n_query": 5}, r"fewer than n_shot \+ n_query = 6 rows: 3 \(5\), 9 \(5\)"),
-        ({"seed": -1}, "seed"),
+        ({"n_shot": 0}, "n_shot >= 1"),
+        ({"n_query": 0}, "n_query >= 1"),
+        ({"seed": -1}, "0 <= seed < 2\\*\\*64, got -1"),
+        ({"seed": 2**64}, "0 <= seed < 2\\*\\*64"),
+        ({"labels": []}, "the data has 0"),
+        ({"labels": LABELS / 2}, "labels: expected integers, got float64"),
+        ({"labels": LABELS.astype(str)}, "labels: expected integers, got <U"),
         ({"labels": LABELS[None]}, r"shape \(1, 24\)"),
     ],
 )
@@ -117,8 +171,11 @@ def test_bad_input(change, message):
 
 def test_bad_indices():
     sampler = EpisodeSampler(LABELS, 2, 1, 1)
-    with pytest.raises(IndexError, match=">= 0"):
-        sampler[-1]
+    for index in (-1, 2**64):
+        with pytest.raises(IndexError, match=f"0 <= index < 2\\*\\*64, got {index}"):
+            sampler[index]
+    with pytest.raises(ValueError, match="at least one episode, got 0"):
+        sampler.batch(0, 0)
     tasks = Taskset(sampler, lambda ids: torch.from_numpy(ids), num_tasks=2)
     with pytest.raises(IndexError, match="index < 2"):
         tasks[2]

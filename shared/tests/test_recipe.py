@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import functools
+import importlib
+import json
+import os
 import sys
 import threading
 import time
@@ -41,6 +45,9 @@ def test_configs_take_what_fits():
     config = configure(Config, {"rate": 1, "inner": {"decay": [[3, 0.5]]}, "free": "y"})
     assert config == Config(rate=1.0, inner=Inner(decay=((3, 0.5),)), free="y")
     assert type(config.rate) is float
+    assert configure(config, {"name": "z"}) == Config(rate=1.0, name="z", inner=config.inner, free="y")
+    assert configure(Config, {"inner": Inner(steps=3)}).inner.steps == 3
+    assert configure(Config, {}) == Config()
     assert plain(config) == {"rate": 1.0, "name": "x", "inner": {"steps": 10, "decay": [[3, 0.5]]}, "free": "y"}
 
 
@@ -52,6 +59,11 @@ def test_configs_take_what_fits():
         ({"rate": "fast"}, "Config.rate: expected float like 0.1, got 'fast'"),
         ({"inner": 3}, "Config.inner: expected Inner like"),
         ({"inner": {"steps": True}}, "Inner.steps: expected int like 10, got True"),
+        ({"inner": {"steps": 3.0}}, "Inner.steps: expected int like 10, got 3.0"),
+        ({"inner": {"decay": 3}}, r"Inner.decay: expected tuple like \(\), got 3"),
+        ({"rate": True}, "Config.rate: expected float like 0.1, got True"),
+        ({"rate": None}, "Config.rate: expected float like 0.1, got None"),
+        ({"zzz": 1}, "Config has no field 'zzz'; known: free, inner, name, rate"),
     ],
 )
 def test_configs_refuse_the_rest(values, message):
@@ -100,6 +112,55 @@ def test_a_stage_that_broke_off_is_called_again_with_its_folder(tmp_path):
     assert calls == [False, True]
 
 
+def test_changed_code_is_another_stage(tmp_path, package):
+    module = importlib.import_module("toy_closure.loop")
+    one = context(tmp_path).stage("net", {}, module.build)
+    assert context(tmp_path).stage("net", {}, functools.partial(module.build)) == one
+    other = context(tmp_path).stage("net", {}, module.build, uses=["toy_closure.unused"])
+    (package / "maths.py").write_text("x = 2")
+    changed = context(tmp_path).stage("net", {}, module.build)
+    assert len({one, other, changed}) == 3
+    assert set(json.loads((one / "complete.json").read_text())["code"]) == {
+        "toy_closure.extra.late", "toy_closure.loop", "toy_closure.maths"
+    }  # fmt: skip
+
+
+def test_a_killed_build_goes_on_and_its_leftovers_are_gone(tmp_path):
+    def build(folder):
+        if (folder / "half").exists():
+            assert not list(folder.glob(".tmp-*"))
+            return
+        (folder / "half").touch()
+        (folder / f".tmp-{os.getpid()}-x").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        context(tmp_path).stage("net", {}, build)
+    folder = context(tmp_path).stage("net", {}, build)
+    assert sorted(path.name for path in folder.iterdir()) == ["complete.json", "half"]
+
+
+TWO_PROCESSES = """
+import sys, time
+sys.path.insert(0, str(folder))
+import toy_stage
+from sextet.recipe import RunContext
+RunContext(directory=folder, stages=folder / "stages", seed=0).stage("net", {}, toy_stage.build)
+"""
+
+
+def test_two_processes_build_one_stage(tmp_path, fork):
+    (tmp_path / "toy_stage.py").write_text(
+        "import os, time\ndef build(folder):\n    (folder / str(os.getpid())).touch()\n    time.sleep(0.3)\n"
+    )
+    processes = [fork(TWO_PROCESSES, {"folder": tmp_path}) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    (folder,) = (tmp_path / "stages").glob("net-*")
+    assert len([path for path in folder.iterdir() if path.name != "complete.json"]) == 1
+
+
 def test_two_at_once_build_one_stage(tmp_path):
     built = []
 
@@ -121,8 +182,9 @@ def package(tmp_path, monkeypatch):
     root = tmp_path / "toy_closure"
     (root / "extra").mkdir(parents=True)
     files = {
-        "__init__": "", "extra/__init__": "", "extra/late": "", "unused": "", "maths": "import math",
-        "loop": "import numpy\nfrom toy_closure.maths import x\ndef f():\n    from toy_closure.extra import late\n",
+        "__init__": "", "extra/__init__": "", "extra/late": "", "unused": "", "maths": "x = 1",
+        "loop": "import numpy\nfrom toy_closure.maths import x\ndef f():\n    from toy_closure.extra import late\n"
+        "def build(folder):\n    pass\n",
     }  # fmt: skip
     for name, text in files.items():
         (root / f"{name}.py").write_text(text)
@@ -142,7 +204,7 @@ def test_the_code_behind_a_function_is_found_lazy_imports_too(package):
 
 def test_a_changed_file_changes_its_hash_alone(package):
     before = module_closure("toy_closure.loop")
-    (package / "maths.py").write_text("import math  # changed")
+    (package / "maths.py").write_text("x = 1  # changed")
     after = module_closure("toy_closure.loop")
     assert {name for name in before if before[name] != after[name]} == {"toy_closure.maths"}
 
@@ -158,7 +220,14 @@ def test_suggestions():
     assert suggestion("zzz", ["table", "chair"]) == "; known: chair, table"
 
 
-@pytest.mark.parametrize("values", [(), (float("nan"),), (1.0, float("inf"))])
-def test_scores_must_be_numbers(values):
-    with pytest.raises(ValueError, match="finite number"):
-        Scores(values)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((), "at least one finite number, got none"),
+        ((float("nan"),), "expected finite numbers, got nan at image 0"),
+        ((1.0, float("inf")), "expected finite numbers, got inf at image 1"),
+    ],
+)
+def test_scores_must_be_numbers(values, message):
+    with pytest.raises(ValueError, match=message):
+        Scores(values, unit="image")

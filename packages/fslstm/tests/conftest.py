@@ -1,6 +1,5 @@
 """Shared by the tests of this folder: helper modules beside them, one thread, reproducible random numbers."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +10,6 @@ import torch
 HERE = Path(__file__).parent
 # The helpers are a package of their own name, importable whatever pytest's import mode
 sys.path.insert(0, str(HERE))
-
-
-@pytest.fixture(scope="session")
-def golden_folder() -> Path:
-    """Where the golden vectors are."""
-    return Path(os.environ.get("SEXTET_GOLDEN_DIR") or HERE / "golden")
 
 
 @pytest.fixture(autouse=True)

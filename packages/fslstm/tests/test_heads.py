@@ -278,6 +278,8 @@ BAD = {
     },
     "class 2 in episode 1": {"support_labels": torch.tensor([[0, 1, 2] * 2, [0, 1] * 3])},
     "n_way: expected": {"n_way": 1},
+    "support: expected a torch tensor, got ndarray": {"support": torch.ones(2, 6, 4).numpy()},
+    "support_labels: expected a torch tensor, got list": {"support_labels": [[0, 1, 2] * 2] * 2},
     "mask: expected bool": {"mask": torch.ones(2, 6)},
 }
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fslstm import cli
-from fslstm.recipe import BASE, NOVEL, RECIPE, GlyphConfig, make_head, run_glyphs
+from fslstm.networks import make_base_learner
+from fslstm.recipe import BASE, NOVEL, RECIPE, GlyphConfig, run_glyphs
 from sextet.data import GLYPHS, fetch
 from sextet.data.glyphs import CHARACTERS
 from sextet.recipe import RunContext
@@ -97,7 +98,7 @@ def test_configs_that_make_no_sense(values, message):
 
 def test_unknown_heads():
     with pytest.raises(ValueError, match="expected one of prototype, ridge, svm, ls_svm, got 'lssvm'"):
-        make_head(GlyphConfig(head="lssvm"))
+        make_base_learner("lssvm", ridge=0.1, cost=0.1)
 
 
 def test_the_command_line_follows_the_config(monkeypatch, capsys):

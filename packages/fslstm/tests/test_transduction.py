@@ -1,5 +1,7 @@
 """Inverse attention and pseudo support."""
 
+import copy
+
 import pytest
 import torch
 from fslstm_testing.brute_force import episodes, pseudo_support_explicit
@@ -213,6 +215,17 @@ def test_padding_of_the_support() -> None:
         logits = pseudo_support(head, query, padded, more, 3, mask=mask, rounds=2).logits
         expected = pseudo_support(head, query, support, labels, 3, rounds=2).logits
         torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-8)
+
+
+@each_head
+def test_the_loop_never_looks_at_values(head: Head) -> None:
+    """Tensors without values: whatever would make an accelerator wait (`bool`, `item`, indexing by a mask) raises."""
+    query, support, labels = (rows.to("meta") for rows in episodes(2, 3, 2, 2, 6))
+    mask = torch.ones(2, 6, dtype=torch.bool, device="meta")
+    head = copy.deepcopy(head).to("meta")
+    head.validate = False
+    result = pseudo_support(head, query, support, labels, 3, mask=mask, rounds=2, empty="skip", threshold=0.5)
+    assert result.logits.shape == (2, 6, 3)
 
 
 def test_no_gradient() -> None:

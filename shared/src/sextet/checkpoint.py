@@ -52,28 +52,37 @@ def save(directory: Path, state: Mapping[str, Any], step: int, *, keep: int = 2)
         step: steps done, 0..999,999,999; becomes part of the folder's name.
 
     Raises:
+        ValueError: `step` or `keep` out of range.
         CheckpointError: something in `state` is of another type.
         OSError: the disk is full or the folder not writable; what was there before is untouched.
     """
+    if not 0 <= step < 10**9 or keep < 1:
+        raise ValueError(f"expected 0 <= step < 10**9 and keep >= 1, got {step} and {keep}")
     tensors: dict[str, torch.Tensor] = {}
     tree = _flatten(dict(state), "", tensors)
+    try:
+        blob = safetensors.torch.save(tensors)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"state: safetensors cannot hold a tensor of this type ({error})") from error
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(directory)
     temporary = directory / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    replaced = temporary.with_name(f"{temporary.name}-replaced")
     temporary.mkdir()
     try:
-        blob = safetensors.torch.save(tensors)
         write_synced(temporary / "tensors.safetensors", blob)
-        header = {"format": FORMAT, "step": step, "sha256": hashlib.sha256(blob).hexdigest(), "tree": tree}
+        header = {"format": FORMAT, "step": step, "sha256": _digest(step, tree, blob), "tree": tree}
         write_synced(temporary / "state.json", json.dumps(header, allow_nan=True).encode())
         final = directory / f"step-{step:09d}"
         if final.exists():
-            shutil.rmtree(final)
+            os.replace(final, replaced)
         os.replace(temporary, final)
         sync_folder(directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in _folders(directory)[:-keep]:
+        shutil.rmtree(replaced, ignore_errors=True)
+    others = [folder for folder in _folders(directory) if folder != final]
+    for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(old)
     return final
 
@@ -91,12 +100,14 @@ def load(folder: Path) -> tuple[int, dict[str, Any]]:
         raise CheckpointError(f"{folder}: not a whole checkpoint ({error})") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: expected checkpoint format {FORMAT}")
-    if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
-        raise CheckpointError(f"{folder}: tensors.safetensors does not have the hash that state.json names")
     try:
+        if _digest(header["step"], header["tree"], blob) != header["sha256"]:
+            raise CheckpointError(f"{folder}: damaged, the content does not have the hash that state.json names")
         state = _unflatten(header["tree"], safetensors.torch.load(blob))
         step = int(header["step"])
-    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:
         raise CheckpointError(f"{folder}: state.json does not describe its tensors ({error!r})") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{folder}: expected a mapping in state.json, found {type(state).__name__}")
@@ -143,8 +154,11 @@ def load_foreign(path: Path) -> dict[str, torch.Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a state dict of tensors, found {type(content).__name__}")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(f"{path}: expected a state dict of tensors, found {type(value).__name__} at {key!r}")
     return content
 
 
@@ -183,15 +197,15 @@ def remove_leftovers(directory: Path) -> None:
     """Delete what killed processes left half-written; the temporary names of living processes stay."""
     for leftover in directory.glob(".tmp-*"):
         owner = leftover.name.split("-")[1]
-        if owner.isdigit() and _alive(int(owner)) and int(owner) != os.getpid():
+        if owner.isdecimal() and _alive(int(owner)) and int(owner) != os.getpid():
             continue
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -210,19 +224,40 @@ def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else {"$float": repr(value)}
+        return value if math.isfinite(value) else {"$float": repr(float(value))}
     if isinstance(value, np.ndarray):
-        return {"$array": _flatten(torch.from_numpy(value), path, tensors)}
+        return {"$array": _flatten(_from_numpy(value, path), path, tensors)}
     if isinstance(value, torch.Tensor):
-        key = f"{len(tensors)}:{path}"  # the number keeps {"a": {"b": t}} and {"a/b": t} apart
+        if value.layout != torch.strided or value.is_meta:
+            raise CheckpointError(f"state{path}: expected a dense tensor, found {value.layout} on {value.device}")
+        # the number keeps {"a": {"b": t}} and {"a/b": t} apart
+        key = f"{len(tensors)}:{path}".encode("ascii", "backslashreplace").decode()
         tensors[key] = value.detach().to("cpu", copy=True).contiguous()
         return {"$tensor": key}
     if isinstance(value, Mapping):
+        for key in value:
+            if key is not None and not isinstance(key, str | int | float):
+                raise CheckpointError(f"state{path}: expected strings or numbers as keys, found {key!r}")
         return {"$dict": [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         items = [_flatten(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
     raise CheckpointError(f"state{path}: expected tensors and plain values, found {type(value).__name__}")
+
+
+def _from_numpy(array: np.ndarray, path: str) -> torch.Tensor:
+    """A copy that torch can own: writable, positive strides, native byte order."""
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+    except TypeError as error:
+        raise CheckpointError(f"state{path}: expected an array of numbers, found dtype {array.dtype}") from error
+
+
+def _digest(step: Any, tree: Any, blob: bytes) -> str:
+    """SHA-256 over all that a checkpoint says: step, plain values, tensors."""
+    total = hashlib.sha256(json.dumps([step, tree]).encode())
+    total.update(blob)
+    return total.hexdigest()
 
 
 def _unflatten(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

@@ -1,6 +1,6 @@
 """Command lines made from functions and frozen dataclasses, with one set of exit codes for every program here.
 
-0 done, 1 a check failed, 2 bad input, 3 data missing, 128 + n stopped by signal n.
+0 done, 1 a check failed or a loss was not finite, 2 bad input, 3 data missing, 128 + n stopped by signal n.
 """
 
 import json
@@ -22,18 +22,21 @@ def main(
 ) -> int:
     """Run one of `commands` by the words of the command line; its integer result, if any, is the exit code.
 
-    Errors that a person can mend (ValueError) are printed without a traceback; set SEXTET_TRACEBACK=1 to see it.
+    Errors that a person can mend (ValueError, NonFiniteLoss) are printed without a traceback; set SEXTET_TRACEBACK=1
+    to see it.
     """
     from sextet.data import DataMissing
-    from sextet.training import Interrupted
+    from sextet.training import Interrupted, NonFiniteLoss
 
     try:
         result = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=description, args=args)
-        return result if isinstance(result, int) else 0
-    except ValueError as error:
+        return result if type(result) is int else 0
+    except (ValueError, NonFiniteLoss) as error:
         if os.environ.get("SEXTET_TRACEBACK"):
             raise
         print(f"{prog}: {error}", file=sys.stderr)
+        if isinstance(error, NonFiniteLoss):
+            return CHECK_FAILED
         return DATA_MISSING if isinstance(error, DataMissing) else BAD_INPUT
     except Interrupted as stop:
         print(f"{prog}: {stop}", file=sys.stderr)

@@ -36,8 +36,10 @@ def select_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise DeviceError(f"device: expected auto, cpu, mps, cuda or cuda:<index>, got {name!r}") from error
+    if device.type not in ("cpu", "mps", "cuda"):
+        raise DeviceError(f"device: expected auto, cpu, mps, cuda or cuda:<index>, got {name!r}")
     if device.type == "cuda":
         _check_cuda(name, device.index)
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -69,9 +71,11 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 def float32_island(device: torch.device) -> AbstractContextManager[Any]:
     """Context with autocast off, for the few operations (factorisations, log-sum-exp chains) that need full float32.
 
-    Inputs are not converted: call `.float()` on what comes in from half precision.
+    Inputs are not converted: call `.float()` on what comes in from half precision. Kinds of device that know no
+    autocast get a null context.
     """
-    return torch.autocast(device.type, enabled=False)
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 @contextmanager
@@ -107,6 +111,8 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
     cuBLAS reads its workspace setting once, at first use: enter this block before the first CUDA call.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
@@ -114,8 +120,10 @@ def deterministic(enabled: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.use_deterministic_algorithms(before[0], warn_only=warn_only)
         torch.backends.cudnn.benchmark = before[1]
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 def rng_state() -> dict[str, Any]:
@@ -140,7 +148,8 @@ def restore_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([saved.cpu() for saved in state["cuda"]])
+        for index, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(saved.cpu(), index)
 
 
 def synchronize(device: torch.device) -> None:
@@ -184,7 +193,8 @@ def meter(device: torch.device) -> Iterator[Usage]:
 def to_device(batch: Any, device: torch.device) -> Any:
     """Copy every tensor in a (nested) tuple, list or dict to `device`, without blocking where memory is pinned."""
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        # towards the CPU it must block: the values would be read before they have arrived
+        return batch.to(device, non_blocking=device.type == "cuda")
     if isinstance(batch, dict):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, list | tuple):

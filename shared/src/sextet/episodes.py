@@ -39,7 +39,7 @@ class EpisodeSampler:
     """Draws `n_way`-way episodes with `n_shot` support and `n_query` query rows a class, no row twice in an episode.
 
     Args:
-        labels: [n] class of every row of the dataset; any integers.
+        labels: [n] class of every row of the dataset; any integers of 64 bits.
         n_way: classes an episode, at least 2.
         n_shot: support rows a class, at least 1.
         n_query: query rows a class, at least 1.
@@ -53,6 +53,8 @@ class EpisodeSampler:
         labels = np.asarray(labels)
         if labels.ndim != 1:
             raise ValueError(f"labels: expected one class a row, shape [n], got shape {labels.shape}")
+        if labels.size and not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels: expected integers, got {labels.dtype}")
         if n_way < 2 or n_shot < 1 or n_query < 1:
             raise ValueError(f"expected n_way >= 2, n_shot >= 1, n_query >= 1, got {n_way}, {n_shot}, {n_query}")
         if not 0 <= seed < 2**64:
@@ -68,11 +70,11 @@ class EpisodeSampler:
         self.n_way, self.n_shot, self.n_query, self.seed = n_way, n_shot, n_query, seed
 
     def __getitem__(self, index: int) -> Episodes:
-        """Episode `index` (any non-negative integer) as a batch of one."""
-        if index < 0:
-            raise IndexError(f"episode index: expected >= 0, got {index}")
+        """Episode `index`, 0 <= index < 2**64, as a batch of one."""
+        if not 0 <= index < 2**64:
+            raise IndexError(f"episode index: expected 0 <= index < 2**64, got {index}")
         per_class = self.n_shot + self.n_query
-        bits = np.random.Philox(key=self.seed, counter=[0, 0, 0, index])
+        bits = np.random.Philox(key=self.seed, counter=np.array([0, 0, 0, index], dtype=np.uint64))
         words = bits.random_raw(self.n_way * (1 + per_class))
         chosen = draw_without_replacement(len(self.classes), words[: self.n_way])
         support, query = [], []
@@ -92,7 +94,13 @@ class EpisodeSampler:
         )
 
     def batch(self, start: int, count: int) -> Episodes:
-        """Episodes start .. start + count - 1, stacked: every field [count, ...]."""
+        """Episodes start .. start + count - 1, stacked: every field [count, ...].
+
+        Raises:
+            ValueError: `count` below 1.
+        """
+        if count < 1:
+            raise ValueError(f"count: expected at least one episode, got {count}")
         episodes = [self[index] for index in range(start, start + count)]
         names = ("classes", "support_ids", "support_labels", "query_ids", "query_labels")
         return Episodes(**{name: np.concatenate([getattr(episode, name) for episode in episodes]) for name in names})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -36,8 +37,11 @@ class Scores:
     unit: str = "episode"
 
     def __post_init__(self) -> None:
-        if not self.values or not all(math.isfinite(value) for value in self.values):
-            raise ValueError(f"scores: expected at least one finite number, got {len(self.values)} values")
+        if len(self.values) == 0:
+            raise ValueError("scores: expected at least one finite number, got none")
+        for index, value in enumerate(self.values):
+            if not math.isfinite(value):
+                raise ValueError(f"scores: expected finite numbers, got {value} at {self.unit} {index}")
 
     @property
     def mean(self) -> float:
@@ -91,6 +95,8 @@ class RunContext:
         """
         from filelock import FileLock
 
+        while isinstance(build, functools.partial):
+            build = build.func
         modules = sorted({build.__module__, *uses})
         code = {path: sha for module in modules for path, sha in module_closure(module).items()}
         key = fingerprint({"stage": name, "config": plain(config), "code": code, "device": self.device})

@@ -71,7 +71,9 @@ class Training:
         progress: title of a progress bar on a terminal, or None.
 
     Raises:
-        ConfigMismatch, checkpoint.CheckpointError
+        ValueError: `steps`, `save_every` or `log_every` out of range.
+        ConfigMismatch: the folder was begun with another config.
+        checkpoint.CheckpointError: on entering, when the folder's checkpoints do not fit `state`.
     """
 
     def __init__(
@@ -88,6 +90,10 @@ class Training:
         accelerator: Accelerator | None = None,
         progress: str | None = None,
     ) -> None:
+        if steps < 0 or save_every < 1 or log_every < 1:
+            raise ValueError(
+                f"expected steps >= 0, save_every >= 1, log_every >= 1, got {steps}, {save_every}, {log_every}"
+            )
         self.directory = directory
         self.total = steps
         self.state = dict(state)
@@ -98,7 +104,7 @@ class Training:
         self.device = accelerator.device if accelerator else device or torch.device("cpu")
         self.step = 0
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self._pending: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._pending: list[tuple[int, dict[str, torch.Tensor | float]]] = []
         self._signals = SignalGuard()
         self._progress_title = progress
         self._progress: Progress | None = None
@@ -114,10 +120,11 @@ class Training:
         found = checkpoint.load_latest(self.directory / "checkpoints")
         if found is not None:
             self.step, saved = found
+            rank = self._check_fits(saved)
             for name, part in self.state.items():
                 part.load_state_dict(saved["parts"][name])
             self._scaler.load_state_dict(saved["scaler"])
-            cuda.restore_rng_state(saved["rng"][self.accelerator.process_index if self.accelerator else 0])
+            cuda.restore_rng_state(saved["rng"][rank])
         if self.is_main:
             truncate_log(self.directory / "log.jsonl", self.step)
         self._signals.__enter__()
@@ -146,8 +153,11 @@ class Training:
                 self.save()
             if self._progress is not None:
                 self._progress.update(self._progress.task_ids[0], completed=self.step)
-            if signum and self.step < self.total:
+            if signum:
                 raise Interrupted(signum, self.directory)
+        self._signals.__exit__()  # what comes after the loop is not resumable: signals stop it as they always do
+        if self._signals.signum:
+            raise Interrupted(self._signals.signum, self.directory)
 
     def autocast(self) -> Any:
         """Context for the forward pass at the run's precision."""
@@ -164,9 +174,19 @@ class Training:
         optimizer.zero_grad(set_to_none=True)
 
     def log(self, **values: torch.Tensor | float) -> None:
-        """Keep scalars of this step for the log; they stay on the device until the next flush, so nothing waits."""
-        tensors = {name: torch.as_tensor(value, dtype=torch.float64).detach() for name, value in values.items()}
-        self._pending.append((self.step, tensors))
+        """Keep scalars of this step for the log; they stay on the device until the next flush, so nothing waits.
+
+        Raises:
+            ValueError: a tensor with more than one element, or the name `step`, which is the log's own.
+        """
+        kept: dict[str, torch.Tensor | float] = {}
+        for name, value in values.items():
+            tensor = isinstance(value, torch.Tensor)
+            if name == "step" or (tensor and value.numel() != 1):
+                shape = list(value.shape) if tensor else "a number"
+                raise ValueError(f"log: expected scalars under names other than step, got {name} = {shape}")
+            kept[name] = value.detach().clone() if tensor else float(value)  # a running sum may change in place later
+        self._pending.append((self.step, kept))
 
     def flush(self) -> None:
         """Check what was logged since the last flush and append it to `log.jsonl`.
@@ -175,8 +195,8 @@ class Training:
             NonFiniteLoss: naming the first step, the value, and the checkpoint that is left.
         """
         lines = []
-        for step, tensors in self._pending:
-            values = {name: tensor.item() for name, tensor in tensors.items()}
+        for step, kept in self._pending:
+            values = {name: float(value) for name, value in kept.items()}
             for name, value in values.items():
                 if not math.isfinite(value):
                     raise NonFiniteLoss(
@@ -204,6 +224,22 @@ class Training:
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
+    def _check_fits(self, saved: Mapping[str, Any]) -> int:
+        """This process's rank, if the checkpoint holds the same parts for the same number of processes."""
+        where = self.directory / "checkpoints"
+        if saved["parts"].keys() != self.state.keys():
+            raise checkpoint.CheckpointError(
+                f"{where}: expected the state of {', '.join(self.state)}, found {', '.join(saved['parts'])}"
+            )
+        processes = self.accelerator.num_processes if self.accelerator else 1
+        if len(saved["rng"]) != processes:
+            raise checkpoint.CheckpointError(
+                f"{where}: saved by {len(saved['rng'])} processes; continue with as many, not {processes}"
+            )
+        if self._scaler.is_enabled() and not saved["scaler"]:
+            raise checkpoint.CheckpointError(f"{where}: saved without loss scaling; do not continue in fp16")
+        return self.accelerator.process_index if self.accelerator else 0
+
     def _stop_requested(self) -> int:
         """The signal that asked to stop, 0 for none; the same answer in every process."""
         if self.accelerator is None or self.accelerator.num_processes == 1:
@@ -228,7 +264,7 @@ class SignalGuard:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
         self._before = {}
 
     def _remember(self, signum: int, _frame: FrameType | None) -> None:
@@ -248,11 +284,15 @@ def check_config(directory: Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         checkpoint.write_atomic(path, json.dumps(content, indent=1).encode())
         return
-    before = json.loads(path.read_text())
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigMismatch(f"{path} is damaged ({error}); delete the folder to start afresh") from error
     if before == content:
         return
-    keys = sorted(key for key in {*before, *content} if before.get(key) != content.get(key))
-    changes = ", ".join(f"{key}: {before.get(key)!r} there, {content.get(key)!r} now" for key in keys)
+    there, now = ({key: repr(value) for key, value in side.items()} for side in (before, content))
+    keys = sorted(key for key in {*there, *now} if there.get(key) != now.get(key))
+    changes = ", ".join(f"{key}: {there.get(key, 'absent')} there, {now.get(key, 'absent')} now" for key in keys)
     raise ConfigMismatch(
         f"{directory} was begun with another configuration ({changes}). "
         "Give another folder, or delete this one to start afresh"
@@ -261,22 +301,24 @@ def check_config(directory: Path, config: Mapping[str, Any]) -> None:
 
 def truncate_log(path: Path, step: int) -> None:
     """Drop log lines of steps that will be done again (and a last line that was cut off)."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] < step:
-                kept.append(line + "\n")
-        except ValueError:
-            break
-    checkpoint.write_atomic(path, "".join(kept).encode())
+    if path.exists():
+        kept = [json.dumps(entry) + "\n" for entry in read_log(path.parent) if entry["step"] < step]
+        checkpoint.write_atomic(path, "".join(kept).encode())
 
 
 def read_log(directory: Path) -> list[dict[str, float]]:
-    """The logged values of a run, one dict a step, in order; empty where nothing was logged."""
+    """The logged values of a run, one dict a step, in order, up to a line that was cut off; empty without a log."""
     path = directory / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    entries = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(entry, dict) or "step" not in entry:
+            break
+        entries.append(entry)
+    return entries
 
 
 def start_progress(title: str | None, total: int, completed: int) -> Progress | None:

@@ -121,7 +121,7 @@ class ResNet12(Backbone):
 
     Args:
         in_channels, widths, image_size, pool: as in `Conv4`.
-        dropout: element-wise dropout after blocks 1 and 2 (and 3 and 4 where `drop_block` is 0 nothing).
+        dropout: probability of element-wise dropout after blocks 1 and 2.
         drop_block: DropBlock's final drop rate after blocks 3 and 4. Off by default: in the published multi-GPU runs it
             was most likely without effect; the intended rate is 0.1.
         block_size: side of DropBlock's squares; None for 5 on images of 84 and 2 on images of 32.

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from sextet.cuda import float32_island
+
 Coefficient = float | Tensor
 Adjoint = Callable[[Tensor], Tensor]
 Solver = Callable[[Tensor], tuple[Tensor, Adjoint]]
@@ -172,7 +174,7 @@ class _Coefficients(Function):
         ctx: Any, grad_beta: Tensor
     ) -> tuple[Tensor, None]:
         (beta,) = ctx.saved_tensors
-        with torch.autocast(grad_beta.device.type, enabled=False):
+        with float32_island(grad_beta.device):
             return -(ctx.adjoint(grad_beta) @ beta.mT), None
 
 
@@ -196,7 +198,7 @@ class _FeatureMachine(Function):
         ctx: Any, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         query, support, beta, weight = ctx.saved_tensors
-        with torch.autocast(grad.device.type, enabled=False):
+        with float32_island(grad.device):
             # [B, L, d] and [B, 1, L]: P^T = D^T Q and 1^T D
             projected, total = grad.mT @ query, grad.sum(dim=1, keepdim=True)
             # [B, n, L]: Lam = A^{-1} (S P + bias 1 1^T D)

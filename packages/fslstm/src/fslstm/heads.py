@@ -143,9 +143,9 @@ def ls_svm_problem(
     """The LS-SVM on given labels `[B, n]`, in dtype and on the device of `like`."""
     _check_positive("ridge", ridge)
     _check_positive("bias", bias, or_zero=True)
-    matrix = code_matrix(code, n_way)
-    uses_all_rows = code in ("ova", "ecoc") if isinstance(code, str) else bool((matrix != 0).all())
-    matrix = matrix.to(like)
+    # A name settles this without a look at the values, which may be on a device
+    uses_all_rows = code in ("ova", "ecoc") if isinstance(code, str) else bool((code != 0).all())
+    matrix = code_matrix(code, n_way, like.device).to(like)
     one_hot = class_membership(labels, n_way, mask, like.dtype)
     # [L, way]: soft decoding, less the mean over classes if asked for
     decode = matrix.mT - matrix.mean(dim=0)[:, None] if center else matrix.mT

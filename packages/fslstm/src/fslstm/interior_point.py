@@ -55,7 +55,7 @@ def crammer_singer(one_hot: Tensor, C: float, max_iter: int, active: Tensor | No
 def solve_crammer_singer(
     hessian: Tensor, one_hot: Tensor, C: float, max_iter: int, active: Tensor | None = None
 ) -> SVMSolution:
-    """Mehrotra's predictor-corrector from a strictly feasible point; no wait for the device.
+    """Mehrotra's predictor-corrector; never waits for the device.
 
     Args:
         hessian: H = K + I `[B, n, n]`, positive definite; padded rows are rows of the identity.

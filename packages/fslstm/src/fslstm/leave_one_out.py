@@ -38,7 +38,7 @@ def leave_one_out_residuals(
     """
     check_episode(None, support, support_labels, n_way, mask, validate=validate)
     ridges = torch.as_tensor(ridge, dtype=support.dtype, device=support.device).reshape(-1)
-    if not bool((ridges > 0).all()):
+    if not isinstance(ridge, Tensor) and not bool((ridges > 0).all()):
         raise ValueError(f"ridge: expected positive numbers, got {ridges.tolist()}")
     real = support.new_ones(support.shape[:2]) if mask is None else mask.to(support.dtype)
     targets = (2 * class_membership(support_labels, n_way, mask, support.dtype) - 1) * real[..., None]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from fslstm.backbones import Conv4
 from fslstm.evaluation import Classifier, episode_accuracies
-from fslstm.modules import LSSVM, CrammerSingerSVM, Head, Prototype, Ridge
+from fslstm.modules import Head
+from fslstm.networks import make_base_learner
 from fslstm.pretraining import PretrainingConfig, embed, pretrain
 from fslstm.training import Learner, MetaTrainingConfig, meta_train
 from fslstm.transduction import InverseAttention, pseudo_support
@@ -88,26 +89,9 @@ def run_glyphs(config: GlyphConfig, context: RunContext) -> Metrics:
     sampler = EpisodeSampler(
         tensors["novel_labels"].numpy(), config.n_way, config.n_shot, config.n_query, seed=context.seed
     )
-    classify = transductive(make_head(config), attention, config.psm_rounds)
+    classify = transductive(make_base_learner(config.head, config.ridge, config.cost), attention, config.psm_rounds)
     accuracies = episode_accuracies(classify, tensors["novel"], sampler, episodes=config.episodes, device=device)
     return {"accuracy": Scores(tuple(accuracies.tolist()), unit="episode")}
-
-
-def make_head(config: GlyphConfig) -> Head:
-    """The base learner that a config names.
-
-    Raises:
-        ValueError: another name.
-    """
-    heads: dict[str, Head] = {
-        "prototype": Prototype(),
-        "ridge": Ridge(config.ridge),
-        "svm": CrammerSingerSVM(config.cost),
-        "ls_svm": LSSVM(config.ridge),
-    }
-    if config.head not in heads:
-        raise ValueError(f"head: expected one of {', '.join(heads)}, got {config.head!r}")
-    return heads[config.head]
 
 
 def transductive(head: Head, attention: nn.Module | None, rounds: int) -> Classifier:
@@ -144,12 +128,12 @@ def learning_stage(config: GlyphConfig, context: RunContext, device: torch.devic
         attention = InverseAttention(tensors["base"].shape[1], config.iam_reduction) if config.iam else None
         if config.learn == "everything":
             backbone = load_backbone(config, embedding)
-            learner = Learner(backbone, make_head(config), attention)
+            learner = Learner(backbone, make_base_learner(config.head, config.ridge, config.cost), attention)
             images, labels = glyph_images(context, BASE)
             meta_train(learner, images, labels, config.meta, folder, seed=context.seed, device=device)
             save_embedding(backbone, context, device, folder)
         else:
-            learner = Learner(nn.Identity(), make_head(config), attention)
+            learner = Learner(nn.Identity(), make_base_learner(config.head, config.ridge, config.cost), attention)
             meta = replace(config.meta, n_shot=config.n_shot, lr=0.0)
             meta_train(learner, tensors["base"], tensors["base_labels"], meta, folder, seed=context.seed, device=device)
             safetensors.torch.save_file(tensors, folder / "features.safetensors")

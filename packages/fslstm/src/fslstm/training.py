@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from fslstm.modules import Head, ScaledHead
 from fslstm.objective import PUBLISHED_DECAY, smoothed_cross_entropy
+from fslstm.selection import Selection
 from sextet.episodes import EpisodeSampler
 from sextet.training import Training, step_decay
 
@@ -83,19 +85,26 @@ def meta_train(
     *,
     seed: int,
     device: torch.device,
+    validate: Callable[[Learner], float] | None = None,
+    save_every: int = 100,
     title: str = "meta-training",
-) -> None:
+) -> Selection:
     """Train `learner` in place on episodes of the base classes; resumes from `folder`.
 
     Args:
-        learner: what is trained.
-        inputs: [n, ...] images or features.
-        labels: [n] int64 classes.
+        learner: what is trained; with `validate` it ends with the weights that validated best.
+        inputs: [n, ...] images or features, on the CPU or on `device`.
+        labels: [n] int64 classes, on the CPU.
         config: the recipe.
         folder: checkpoints and log.
         seed: episodes, dropout.
         device: where to compute.
+        validate: score of the learner in evaluation mode, more is better; called after every epoch.
+        save_every: steps between checkpoints.
         title: of the progress bar.
+
+    Returns:
+        Which epoch was selected, with its score; empty without `validate`.
     """
     torch.manual_seed(seed)
     learner.to(device).train()
@@ -104,17 +113,22 @@ def meta_train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: step_decay(step // config.steps_per_epoch, dict(config.decay))
     )
+    selection = Selection()
     with Training(
         folder,
         steps=config.epochs * config.steps_per_epoch,
-        state={"learner": learner, "optimizer": optimizer, "schedule": schedule},
+        state={"learner": learner, "optimizer": optimizer, "schedule": schedule, "selection": selection},
         config={**asdict(config), "seed": seed},
+        save_every=save_every,
         device=device,
         progress=title,
     ) as training:
         for step in training:
             episodes = sampler.batch(step * config.episodes_per_step, config.episodes_per_step)
-            support, query = (inputs[ids].to(device) for ids in (episodes.support_ids, episodes.query_ids))
+            support, query = (
+                inputs[torch.from_numpy(ids).to(inputs.device)].to(device)
+                for ids in (episodes.support_ids, episodes.query_ids)
+            )
             support_labels = torch.from_numpy(episodes.support_labels).to(device)
             query_labels = torch.from_numpy(episodes.query_labels).to(device)
             logits = learner(query, support, support_labels, config.n_way)
@@ -124,6 +138,14 @@ def meta_train(
             optimizer.step()
             schedule.step()
             training.log(loss=loss, accuracy=(logits.argmax(-1) == query_labels).double().mean())
+            if validate is not None and (step + 1) % config.steps_per_epoch == 0:
+                score = validate(learner.eval())
+                learner.train()
+                selection.offer(learner, score, epoch=step // config.steps_per_epoch)
+                training.log(validation=score)
+    if validate is not None:
+        selection.restore(learner)
+    return selection
 
 
 def make_optimizer(learner: Learner, config: MetaTrainingConfig) -> torch.optim.Optimizer:

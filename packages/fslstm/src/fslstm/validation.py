@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from sextet.cuda import float32_island
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -61,6 +63,7 @@ def check_labels(
     """Raise a ValueError unless `labels` are integers of the given `[batch, rows]` shape with all classes present."""
     if not isinstance(n_way, int) or n_way < 2:
         raise ValueError(f"n_way: expected an integer of at least 2, got {n_way!r}")
+    _check_tensor("support_labels", labels)
     if tuple(labels.shape) != shape:
         raise ValueError(f"support_labels: expected [batch, rows] = {list(shape)}, got {_shape(labels)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -106,8 +109,8 @@ def in_full_precision(function: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         positional = [_upcast(value) for value in args]
         named = {key: _upcast(value) for key, value in kwargs.items()}
-        devices = {value.device.type for value in [*positional, *named.values()] if isinstance(value, Tensor)}
-        with torch.autocast(next(iter(devices), "cpu"), enabled=False):
+        devices = (value.device for value in [*positional, *named.values()] if isinstance(value, Tensor))
+        with float32_island(next(devices, torch.device("cpu"))):
             return function(*positional, **named)  # pyright: ignore[reportCallIssue]
 
     return wrapped
@@ -118,7 +121,14 @@ def _upcast(value: object) -> object:
     return value.float() if half and isinstance(value, Tensor) else value
 
 
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise ValueError(f"{name}: expected a torch tensor, got {kind}; torch.as_tensor makes one of an array")
+
+
 def _check_features(name: str, features: Tensor, like: Tensor | None) -> None:
+    _check_tensor(name, features)
     if features.ndim != 3 or not features.is_floating_point():
         raise ValueError(f"{name}: expected floating point [batch, rows, dim], got {features.dtype} {_shape(features)}")
     if like is None:
