@@ -9,7 +9,7 @@ SEXTET := $(BIN)/sextet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow coverage lint types format standalone reproduce report check check-quick plan clean
+.PHONY: help setup test test-slow coverage lint types format standalone reproduce report bench check check-quick plan clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -57,6 +57,9 @@ format: $(READY) ## ruff, mending what it can
 
 standalone: $(READY) ## every package alone: from its wheel, and by plain pip from the checkout (about 3 minutes)
 	$(BIN)/python tools/standalone.py --uv $(UV)
+
+bench: $(READY) ## speed side by side with other formulations, one thread (about 5 minutes)
+	$(BIN)/python -m benchmarks.speed.fslstm --out runs/speed/fslstm.json
 
 check: $(READY) ## whether what was measured here still says what was published
 	$(SEXTET) check

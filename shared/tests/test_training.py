@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -239,6 +238,34 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, bad
     assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 2, 3, 4, 5]
 
 
+def test_weights_that_became_nan_are_not_saved_though_the_loss_is_finite_still(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def run():
+        with Training(tmp_path, steps=9, state={"model": model}, save_every=2) as steps:
+            for step in steps:
+                loss = (model(torch.ones(1, 1)) * (0 if step == 3 else 1)).abs().sqrt().sum()  # d sqrt(0) = inf * 0
+                steps.log(loss=loss)
+                steps.backward(loss)
+                steps.optimizer_step(optimizer)
+
+    with pytest.raises(NonFiniteLoss, match=r"model/weight became nan in step 3; .* are from before"):
+        run()
+    step, state = checkpoint.load_latest(tmp_path / "checkpoints")
+    assert step == 2
+    assert training.find_nan(state) == ""
+
+
+def test_where_the_nan_is():
+    nan = torch.tensor([1.0, float("nan")])
+    assert training.find_nan({"a": [torch.ones(1), {"b": (3, nan)}], "c": nan}) == "a/1/b/1"
+    odd = [torch.full((2,), -float("inf")), torch.arange(2), torch.empty(0), torch.tensor(True), None, "nan"]
+    odd += [torch.ones(2, dtype=torch.bfloat16), torch.ones(2).to(torch.float8_e4m3fn), torch.ones(2) * 1j]
+    assert training.find_nan(odd) == ""
+    assert training.find_nan(nan * 1j, "x") == "x"
+
+
 def test_another_config_is_refused_with_the_difference(tmp_path):
     train(tmp_path, config={"lr": 0.1, "sizes": (1, 2)})
     train(tmp_path, config={"sizes": [1, 2], "lr": 0.1})
@@ -334,52 +361,6 @@ def test_precision_reaches_the_forward_pass(tmp_path):
             with run.autocast():
                 seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
     assert seen == [torch.bfloat16]
-
-
-PARALLEL = """
-import os, signal
-import torch
-from accelerate import Accelerator
-from sextet.training import Training
-
-accelerator = Accelerator(cpu=True)
-rank = accelerator.process_index
-torch.manual_seed(rank)
-weight = torch.nn.Parameter(torch.zeros(1))
-state = {"optimizer": torch.optim.SGD([weight], lr=0.1)}
-with Training(folder, steps=30, state=state, save_every=5, accelerator=accelerator) as run:
-    for step in run:
-        drawn = torch.rand(1).item()
-        run.log(drawn=drawn)
-        with open(f"{folder}/rank{rank}", "a") as file:
-            file.write(f"{step} {drawn}\\n")
-        if rank == 1 and step == stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-"""
-
-
-def run_two(fork, folder, stop):
-    """PARALLEL in two gloo processes; their exit codes."""
-    folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
-    names = {"folder": folder, "stop": stop}
-    ranks = [fork(PARALLEL, names, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
-    return [exit_code(process) for process in ranks]
-
-
-def test_two_processes_stop_at_the_same_step_and_continue_alike(tmp_path, fork):
-    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    assert run_two(fork, stopped, stop=17) == [143, 143]
-    assert checkpoint.load_latest(stopped / "checkpoints")[0] == 18
-    assert run_two(fork, stopped, stop=-1) == [0, 0]
-    assert run_two(fork, whole, stop=-1) == [0, 0]
-    for rank in ("rank0", "rank1"):
-        assert (stopped / rank).read_text() == (whole / rank).read_text()
-    assert (whole / "rank0").read_text() != (whole / "rank1").read_text()
-    assert (stopped / "log.jsonl").read_bytes() == (whole / "log.jsonl").read_bytes()
 
 
 def test_schedules():

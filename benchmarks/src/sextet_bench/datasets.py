@@ -16,7 +16,7 @@ def act(house: House, action: Literal["list", "verify", "fetch", "adopt"], name:
     Raises:
         DataError: unknown dataset, or what the action itself raises.
     """
-    known = all_passports(OPEN)
+    known = all_passports(house, OPEN)
     if action == "list":
         for passport in known.values():
             status = state(passport, house.data_root)

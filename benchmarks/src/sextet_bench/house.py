@@ -11,7 +11,7 @@ from pathlib import Path
 from sextet.data import Passport, recorded_hash
 from sextet.recipe import Recipe, module_closure, plain, suggestion
 from sextet_bench.record import Identity, newest, read_records
-from sextet_bench.tables import Profile, Table, TableError
+from sextet_bench.tables import Profile, Table, TableError, find_tables, read_table
 from sextet_bench.verdict import TableResult, judge
 
 
@@ -67,12 +67,16 @@ def find_recipe(name: str) -> Recipe:
     return replace(recipe, package=point.value.partition(".")[0])
 
 
-def all_passports(extra: Mapping[str, Passport]) -> dict[str, Passport]:
-    """Every dataset by name: `extra` and those that the installed recipes need with their default configs."""
+def all_passports(house: House, extra: Mapping[str, Passport]) -> dict[str, Passport]:
+    """Every dataset by name: `extra` and those that any cell of any table needs."""
     found = dict(extra)
-    for point in entry_points(group="sextet.recipes"):
-        recipe = point.load()
-        found.update({passport.name: passport for passport in recipe.data(recipe.config())})
+    for path in find_tables(house.tables).values():
+        table = read_table(path)
+        for profile in table.profiles.values():
+            recipe = find_recipe(profile.recipe)
+            for cell in table.cells:
+                passports = recipe.data(recipe.configure(cell.config(profile)))
+                found.update({passport.name: passport for passport in passports})
     return dict(sorted(found.items()))
 
 

@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,9 @@ def main(
         if isinstance(error, NonFiniteLoss):
             return CHECK_FAILED
         return DATA_MISSING if isinstance(error, DataMissing) else BAD_INPUT
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Interrupted as stop:
         print(f"{prog}: {stop}", file=sys.stderr)
         return 128 + stop.signum

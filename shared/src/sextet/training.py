@@ -48,7 +48,7 @@ class Interrupted(SystemExit):
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A logged value became NaN or infinite; the last checkpoint from before is untouched."""
+    """A logged value became NaN or infinite, or the state NaN; the last checkpoint from before is untouched."""
 
 
 class ConfigMismatch(ValueError):
@@ -141,7 +141,7 @@ class Training:
 
         Raises:
             Interrupted: after the step in which SIGTERM or SIGINT arrived, once the state is saved.
-            NonFiniteLoss: a logged value was NaN or infinite.
+            NonFiniteLoss: a logged value was NaN or infinite, or a tensor of the state NaN when it was to be saved.
         """
         while self.step < self.total:
             yield self.step
@@ -199,10 +199,7 @@ class Training:
             values = {name: float(value) for name, value in kept.items()}
             for name, value in values.items():
                 if not math.isfinite(value):
-                    raise NonFiniteLoss(
-                        f"{name} became {value} at step {step}; the checkpoints in {self.directory / 'checkpoints'} "
-                        "are from before. Lower the learning rate or raise the precision and start in a new folder"
-                    )
+                    raise self._not_finite(f"{name} became {value} at step {step}")
             lines.append(json.dumps({"step": step, **values}))
         self._pending.clear()
         if lines and self.is_main:
@@ -219,10 +216,19 @@ class Training:
             generators = gather_object(generators)  # one entry a process, in rank order
         if self.is_main:
             parts = {name: part.state_dict() for name, part in self.state.items()}
+            broken = find_nan(parts)
+            if broken:  # the loss shows a step's damage one step later only, when this would be the last checkpoint
+                raise self._not_finite(f"{broken} became nan in step {self.step - 1}")
             content = {"parts": parts, "scaler": self._scaler.state_dict(), "rng": generators}
             checkpoint.save(self.directory / "checkpoints", content, self.step)
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
+
+    def _not_finite(self, what: str) -> NonFiniteLoss:
+        return NonFiniteLoss(
+            f"{what}; the checkpoints in {self.directory / 'checkpoints'} are from before. "
+            "Lower the learning rate or raise the precision and start in a new folder"
+        )
 
     def _check_fits(self, saved: Mapping[str, Any]) -> int:
         """This process's rank, if the checkpoint holds the same parts for the same number of processes."""
@@ -304,6 +310,14 @@ def truncate_log(path: Path, step: int) -> None:
     if path.exists():
         kept = [json.dumps(entry) + "\n" for entry in read_log(path.parent) if entry["step"] < step]
         checkpoint.write_atomic(path, "".join(kept).encode())
+
+
+def find_nan(state: Any, path: str = "") -> str:
+    """Path of the first tensor in nested state that holds a NaN, such as model/head.weight; empty if there is none."""
+    if isinstance(state, torch.Tensor):
+        return path if bool(torch.isnan(state).any()) else ""
+    items = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list | tuple) else ()
+    return next(filter(None, (find_nan(value, f"{path}/{key}".lstrip("/")) for key, value in items)), "")
 
 
 def read_log(directory: Path) -> list[dict[str, float]]:

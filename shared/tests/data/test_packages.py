@@ -56,12 +56,15 @@ def test_debian_packages_lie_each_in_its_own_folder(debian, into):
 
 def test_on_a_fresh_machine_the_lists_are_fetched_into_a_folder_of_our_own(debian, clients, into):
     clients("apt-cache", '[ "$1" = -o ] && cat "${2#*=}/list"; true')
-    clients("apt-get", """
+    clients(
+        "apt-get",
+        """
         lists=${2#*=}; shift 4
         case $1 in
             update) echo alpha > "$lists/list" ;;
             download) echo data > "${2}_1.0_all.deb" ;;
-        esac""")
+        esac""",
+    )
     assert DebianPackage(("alpha",), optional=("beta",)).fetch(into) == {"alpha": "1.0"}
     assert [path.name for path in into.iterdir()] == ["alpha"]
 

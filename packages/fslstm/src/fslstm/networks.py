@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import safetensors.torch
 from torch import Tensor, nn
 
 from fslstm.backbones import Backbone, Conv4, ResNet12
 from fslstm.modules import LSSVM, CrammerSingerSVM, Head, Prototype, Ridge
+from fslstm.transduction import InverseAttention
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMALISATION: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -79,3 +82,10 @@ def load_matching(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     if not fitting:
         raise ValueError("none of the pre-trained tensors fits the embedding; they are of another network")
     network.load_state_dict({**own, **fitting})
+
+
+def load_attention(folder: Path, dim: int, reduction: int) -> nn.Module:
+    """The Inverse Attention Module of a learning stage."""
+    attention = InverseAttention(dim, reduction)
+    attention.load_state_dict(safetensors.torch.load_file(folder / "attention.safetensors"))
+    return attention

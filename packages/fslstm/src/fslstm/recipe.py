@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from fslstm.backbones import Conv4
-from fslstm.evaluation import Classifier, episode_accuracies
-from fslstm.modules import Head
-from fslstm.networks import make_base_learner
+from fslstm.evaluation import episode_accuracies
+from fslstm.networks import load_attention, make_base_learner
 from fslstm.pretraining import PretrainingConfig, embed, pretrain
 from fslstm.training import Learner, MetaTrainingConfig, meta_train
-from fslstm.transduction import InverseAttention, pseudo_support
+from fslstm.transduction import InverseAttention, classifier
 from sextet.cuda import select_device
 from sextet.data import GLYPHS, load
 from sextet.data.glyphs import CHARACTERS
@@ -80,29 +79,18 @@ def run_glyphs(config: GlyphConfig, context: RunContext) -> Metrics:
     """Accuracy over test episodes of the novel classes, one score an episode."""
     device = select_device(context.device)
     folder = embedding_stage(config, context, device)
-    attention = None
     if config.learn != "nothing":
         folder = learning_stage(config, context, device, folder)
-    if config.iam:
-        attention = load_attention(config, folder).to(device).eval()
     tensors = load_tensors(folder)
+    attention = None
+    if config.iam:
+        attention = load_attention(folder, tensors["novel"].shape[1], config.iam_reduction).to(device).eval()
     sampler = EpisodeSampler(
         tensors["novel_labels"].numpy(), config.n_way, config.n_shot, config.n_query, seed=context.seed
     )
-    classify = transductive(make_base_learner(config.head, config.ridge, config.cost), attention, config.psm_rounds)
+    classify = classifier(make_base_learner(config.head, config.ridge, config.cost), attention, config.psm_rounds)
     accuracies = episode_accuracies(classify, tensors["novel"], sampler, episodes=config.episodes, device=device)
     return {"accuracy": Scores(tuple(accuracies.tolist()), unit="episode")}
-
-
-def transductive(head: Head, attention: nn.Module | None, rounds: int) -> Classifier:
-    """A head behind the Inverse Attention Module (if any), within `rounds` of the Pseudo Support Module (section 3)."""
-
-    def logits(query: Tensor, support: Tensor, support_labels: Tensor, n_way: int) -> Tensor:
-        if attention is not None:
-            support = attention(query, support, support_labels, n_way)
-        return pseudo_support(head, query, support, support_labels, n_way, rounds=rounds).logits
-
-    return logits
 
 
 def embedding_stage(config: GlyphConfig, context: RunContext, device: torch.device) -> Path:
@@ -186,13 +174,6 @@ def load_backbone(config: GlyphConfig, folder: Path) -> nn.Module:
     backbone = make_backbone(config)
     backbone.load_state_dict(safetensors.torch.load_file(folder / "backbone.safetensors"))
     return backbone
-
-
-def load_attention(config: GlyphConfig, folder: Path) -> nn.Module:
-    """The Inverse Attention Module of a stage."""
-    attention = InverseAttention(load_tensors(folder)["novel"].shape[1], config.iam_reduction)
-    attention.load_state_dict(safetensors.torch.load_file(folder / "attention.safetensors"))
-    return attention
 
 
 RECIPE = Recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -212,3 +213,21 @@ def _check_arguments(head: Head, rounds: int, empty: str) -> None:
         raise ValueError(f"rounds: expected 0 or more, got {rounds}")
     if empty not in ("zero", "skip"):
         raise ValueError(f"empty: expected 'zero' or 'skip', got {empty!r}")
+
+
+def classifier(
+    head: Head, attention: nn.Module | None = None, rounds: int = 0
+) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+    """A head behind the Inverse Attention Module (if any), within `rounds` of the Pseudo Support Module (section 3).
+
+    Without rounds gradients pass; with them there are none, and the head needs the linear kernel.
+    """
+
+    def logits(query: Tensor, support: Tensor, support_labels: Tensor, n_way: int) -> Tensor:
+        if attention is not None:
+            support = attention(query, support, support_labels, n_way)
+        if rounds:
+            return pseudo_support(head, query, support, support_labels, n_way, rounds=rounds).logits
+        return head(query, support, support_labels, n_way)
+
+    return logits
