@@ -138,3 +138,16 @@ def test_bad_input() -> None:
         LSSVM().from_gram(gram[0], gram, labels, 3, query_norms=labels, dim=4)
     with pytest.raises(ValueError, match="cross: expected"):
         LSSVM().from_gram(gram, gram[:, :, :2], labels, 3, query_norms=labels, dim=4)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own, about things it does not use here
+def test_a_fitted_head_runs_in_onnx(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    query, support, labels = episodes(1, 3, 2, 4, 5, dtype=torch.float32)
+    layer = LSSVM().fit(support[0], labels[0], 3)
+    program = torch.onnx.export(layer, (query[0],), dynamic_shapes=({0: torch.export.Dim("rows")},), dynamo=True)
+    program.save(str(tmp_path / "head.onnx"))
+    session = runtime.InferenceSession(str(tmp_path / "head.onnx"))
+    for rows in (query[0], query[0, :2]):
+        (found,) = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), layer(rows))

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from sextet.checkpoint import remove_leftovers, write_atomic
 
 if TYPE_CHECKING:
     from sextet.data import Passport
+
+_PARSING = threading.Lock()  # two threads at once in Python 3.11's ast.parse may end in a SystemError
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,9 @@ def module_closure(module: str) -> dict[str, str]:
 def _imported_modules(source: bytes, packages: set[str]) -> list[str]:
     """Full names of the modules of `packages` that a file imports (absolute imports; the code style has no others)."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    with _PARSING:
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name.partition(".")[0] in packages]
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in packages:
