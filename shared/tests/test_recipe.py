@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 
+from sextet import cuda
 from sextet.recipe import RunContext, Scores, configure, fingerprint, module_closure, plain, suggestion
 
 
@@ -76,7 +78,7 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys():
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
 
 
-def test_a_stage_is_built_once_for_each_config_and_device(tmp_path):
+def test_a_stage_is_built_once_for_each_config_and_kind_of_device(tmp_path, monkeypatch):
     built = []
 
     def build(folder):
@@ -88,8 +90,10 @@ def test_a_stage_is_built_once_for_each_config_and_device(tmp_path):
     others = {
         context(tmp_path).stage("net", {"seed": 2}, build),
         context(tmp_path).stage("head", {"seed": 1}, build),
-        context(tmp_path, device="cpu").stage("net", {"seed": 1}, build),
     }
+    assert context(tmp_path, device="cpu").stage("net", {"seed": 1}, build) == one
+    monkeypatch.setattr(cuda, "select_device", lambda _: torch.device("cuda"))
+    others.add(context(tmp_path).stage("net", {"seed": 1}, build))
     assert len({one, *others}) == len(built) == 4
     assert (one / "result").read_text() == "x"
 

@@ -45,6 +45,7 @@ def explain(house: House, table_id: str, cell_id: str, profile_name: str) -> str
 
 def _log_tail(folder: Path) -> list[str]:
     """The last logged step of every loop that ran in the folder, and the last error, where there was one."""
-    lines = [f"  {path.parent.name}: {read_log(path.parent)[-1]}" for path in sorted(folder.rglob("log.jsonl"))]
+    logs = {path.parent.name: read_log(path.parent) for path in sorted(folder.rglob("log.jsonl"))}
+    lines = [f"  {name}: {entries[-1]}" for name, entries in logs.items() if entries]
     error = folder / "error.log"
     return lines + ([f"  {error}: {error.read_text().splitlines()[-1]}"] if error.exists() else [])

@@ -98,11 +98,14 @@ class RunContext:
         """
         from filelock import FileLock
 
+        from sextet.cuda import select_device
+
         while isinstance(build, functools.partial):
             build = build.func
         modules = sorted({build.__module__, *uses})
         code = {path: sha for module in modules for path, sha in module_closure(module).items()}
-        key = fingerprint({"stage": name, "config": plain(config), "code": code, "device": self.device})
+        kind = select_device(self.device).type
+        key = fingerprint({"stage": name, "config": plain(config), "code": code, "device": kind})
         folder = self.stages / f"{name}-{key[:16]}"
         done = folder / "complete.json"
         self.stages.mkdir(parents=True, exist_ok=True)
