@@ -26,11 +26,14 @@ LINE = ",".join(["1"] * 65)
     "body",
     [
         b"no gzip",
-        gzip.compress(LINE.encode())[:-9],
-        *(gzip.compress(text.encode()) for text in ("", "1,2", LINE + "\n1", LINE.replace("1", "17"), "x," * 64 + "x")),
-        gzip.compress(b"\xff" * 65),
-        gzip.compress(LINE.replace("1", "nan").encode()),
-        gzip.compress(LINE.replace("1", "1.5").encode()),
+        gzip.compress(LINE.encode(), mtime=0)[:-9],
+        *(
+            gzip.compress(text.encode(), mtime=0)
+            for text in ("", "1,2", LINE + "\n1", LINE.replace("1", "17"), "x," * 64 + "x")
+        ),
+        gzip.compress(b"\xff" * 65, mtime=0),
+        gzip.compress(LINE.replace("1", "nan").encode(), mtime=0),
+        gzip.compress(LINE.replace("1", "1.5").encode(), mtime=0),
     ],
 )
 def test_bad_files(tmp_path, body):
