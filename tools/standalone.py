@@ -91,7 +91,7 @@ def run(*words: str, cwd: Path | None = None) -> str:
 
 def main(arguments: Arguments) -> None:
     """Build all wheels, then check the packages one by one."""
-    uv = shutil.which(arguments.uv) or str(Path(arguments.uv).resolve())
+    uv = str(Path(shutil.which(arguments.uv) or arguments.uv).absolute())  # it is called from other folders
     shutil.rmtree(arguments.dist, ignore_errors=True)
     for source in (ROOT / "shared", *(ROOT / "packages" / name for name in PACKAGES)):
         build_wheel(source, uv, arguments.dist)
