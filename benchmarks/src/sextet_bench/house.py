@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -62,9 +62,7 @@ def find_recipe(name: str) -> Recipe:
     known = {point.name: point for point in entry_points(group="sextet.recipes")}
     if name not in known:
         raise TableError(f"no installed package offers the recipe {name!r}{suggestion(name, sorted(known))}")
-    point = known[name]
-    recipe = point.load()
-    return replace(recipe, package=point.value.partition(".")[0])
+    return known[name].load()
 
 
 def all_passports(house: House, extra: Mapping[str, Passport]) -> dict[str, Passport]:
