@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -30,6 +31,7 @@ def fail(kind: str) -> None:
         "data": DataError("broken"),
         "missing": DataMissing("glyphs: get them there"),
         "signal": Interrupted(signal.SIGTERM, Path("here")),
+        "disk": OSError(errno.ENOSPC, "No space left on device", "weights"),
         "bug": KeyError("bug"),
         "nan": NonFiniteLoss("loss became nan at step 7"),
     }[kind]
@@ -52,6 +54,7 @@ def test_worked_example(capsys):
         ("value", cli.BAD_INPUT, "toy: n_way: expected 2 or more, got 1\n"),
         ("data", cli.BAD_INPUT, "toy: broken\n"),
         ("missing", cli.DATA_MISSING, "toy: glyphs: get them there\n"),
+        ("disk", cli.SYSTEM_REFUSED, f"toy: [Errno {errno.ENOSPC}] No space left on device: 'weights'\n"),
         ("nan", cli.CHECK_FAILED, "toy: loss became nan at step 7\n"),
         ("signal", 143, "toy: SIGTERM: state saved in here; the same command continues from there\n"),
     ],

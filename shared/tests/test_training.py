@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -120,6 +121,15 @@ def test_a_finished_run_does_nothing_more(tmp_path):
     model, _ = train(tmp_path)
     assert equal(before, final(tmp_path))
     assert equal(dict(model.state_dict()), before[1]["parts"]["model"])
+
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path):
+    train(tmp_path)
+    with (
+        pytest.raises(checkpoint.CheckpointError, match="12 steps are done already, expected at most 11"),
+        Training(tmp_path, steps=11, state={}, config=json.loads((tmp_path / "config.json").read_text())),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])

@@ -1,6 +1,7 @@
 """Command lines made from functions and frozen dataclasses, with one set of exit codes for every program here.
 
-0 done, 1 a check failed or a loss was not finite, 2 bad input, 3 data missing, 128 + n stopped by signal n.
+0 done, 1 a check failed or a loss was not finite, 2 bad input, 3 data missing, 4 the system refused (disk full, no
+permission, no network), 128 + n stopped by signal n.
 """
 
 import json
@@ -15,7 +16,7 @@ import tyro
 
 from sextet.recipe import Recipe, RunContext
 
-CHECK_FAILED, BAD_INPUT, DATA_MISSING = 1, 2, 3
+CHECK_FAILED, BAD_INPUT, DATA_MISSING, SYSTEM_REFUSED = 1, 2, 3, 4
 
 
 def main(
@@ -23,8 +24,8 @@ def main(
 ) -> int:
     """Run one of `commands` by the words of the command line; its integer result, if any, is the exit code.
 
-    Errors that a person can mend (ValueError, NonFiniteLoss) are printed without a traceback; set SEXTET_TRACEBACK=1
-    to see it.
+    Errors that a person can mend (ValueError, OSError, NonFiniteLoss) are printed without a traceback; with
+    SEXTET_TRACEBACK=1 it is shown.
     """
     from sextet.data import DataMissing
     from sextet.training import Interrupted, NonFiniteLoss
@@ -32,16 +33,15 @@ def main(
     try:
         result = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=description, args=args)
         return result if type(result) is int else 0
-    except (ValueError, NonFiniteLoss) as error:
-        if os.environ.get("SEXTET_TRACEBACK"):
-            raise
-        print(f"{prog}: {error}", file=sys.stderr)
-        if isinstance(error, NonFiniteLoss):
-            return CHECK_FAILED
-        return DATA_MISSING if isinstance(error, DataMissing) else BAD_INPUT
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except (ValueError, OSError, NonFiniteLoss) as error:
+        if os.environ.get("SEXTET_TRACEBACK"):
+            raise
+        print(f"{prog}: {error}", file=sys.stderr)
+        codes = {NonFiniteLoss: CHECK_FAILED, DataMissing: DATA_MISSING, OSError: SYSTEM_REFUSED}
+        return next((code for kind, code in codes.items() if isinstance(error, kind)), BAD_INPUT)
     except Interrupted as stop:
         print(f"{prog}: {stop}", file=sys.stderr)
         return 128 + stop.signum

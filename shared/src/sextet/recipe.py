@@ -15,7 +15,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,6 @@ class Recipe:
     run: Callable[[Any, RunContext], Metrics]
     data: Callable[[Any], Sequence[Passport]]
     describe: str = ""
-    package: str = field(default="")
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """A config with `values` over its defaults.

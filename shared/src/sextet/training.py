@@ -73,7 +73,7 @@ class Training:
     Raises:
         ValueError: `steps`, `save_every` or `log_every` out of range.
         ConfigMismatch: the folder was begun with another config.
-        checkpoint.CheckpointError: on entering, when the folder's checkpoints do not fit `state`.
+        checkpoint.CheckpointError: on entering, when the folder's checkpoints do not fit `state` or go beyond `steps`.
     """
 
     def __init__(
@@ -120,6 +120,11 @@ class Training:
         found = checkpoint.load_latest(self.directory / "checkpoints")
         if found is not None:
             self.step, saved = found
+            if self.step > self.total:
+                raise checkpoint.CheckpointError(
+                    f"{self.directory}: {self.step} steps are done already, expected at most {self.total}; "
+                    "give another folder, or ask for more steps"
+                )
             rank = self._check_fits(saved)
             for name, part in self.state.items():
                 part.load_state_dict(saved["parts"][name])

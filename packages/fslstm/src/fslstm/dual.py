@@ -59,8 +59,9 @@ def per_episode(value: Coefficient, batch: int, dtype: torch.dtype) -> Coefficie
 
 def regularised(gram: Tensor, ridge: Coefficient, bias: Coefficient) -> Tensor:
     """A = K + bias J + ridge I, `[B, n, n]` (section 4.2), for coefficients shaped by `per_episode`."""
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    return gram + bias + ridge * identity
+    system = gram + bias
+    system.diagonal(dim1=-2, dim2=-1).add_(ridge[..., 0] if isinstance(ridge, Tensor) else ridge)
+    return system
 
 
 def logits_from_features(query: Tensor, support: Tensor, problem: DualProblem) -> Tensor:
@@ -86,6 +87,20 @@ def dual_coefficients(gram: Tensor, problem: DualProblem) -> tuple[Tensor, Tenso
     if problem.decode is not None:
         beta = beta @ problem.decode
     return beta, bias * beta.sum(dim=1, keepdim=True)
+
+
+def first_rows_logits(problem: DualProblem, targets: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
+    """`logits_from_gram` of one linear system on the first n of the N rows it was posed for; no gradient is saved.
+
+    Args:
+        problem: a problem without mask whose solver is `linear_system(targets)`.
+        targets: its right-hand sides `[B, N, way]`.
+        gram, cross: `[B, n, n]` and `[B, m, n]`.
+    """
+    ridge, bias = _coefficients_of(problem, gram)
+    factor = cholesky(regularised(gram, ridge, bias))
+    beta = torch.cholesky_solve(targets[:, : gram.shape[1]], factor)
+    return torch.baddbmm(bias * beta.sum(dim=1, keepdim=True), cross, beta)
 
 
 def linear_weights(support: Tensor, problem: DualProblem) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from fslstm import heads
-from fslstm.dual import Coefficient, DualProblem, dual_coefficients, linear_weights
+from fslstm.dual import Coefficient, DualProblem, dual_coefficients, first_rows_logits, linear_weights
 from fslstm.kernels import KERNELS
 from fslstm.validation import check_episode, check_gram, in_full_precision
+
+FirstRows = Callable[[Tensor, Tensor], Tensor]
+"""(gram `[B, n, n]`, cross `[B, m, n]`) -> logits `[B, m, way]`."""
 
 
 class LinearClassifier(nn.Linear):
@@ -85,15 +90,43 @@ class Head(nn.Module):
             validate: None for the head's own setting.
         """
         check_gram(gram, cross, labels, n_way, mask, validate=self.validate if validate is None else validate)
+        return self.kernel_logits(gram, cross, labels, n_way, mask, query_norms=query_norms, dim=dim)
+
+    def kernel_logits(
+        self,
+        gram: Tensor,
+        cross: Tensor,
+        labels: Tensor,
+        n_way: int,
+        mask: Tensor | None,
+        *,
+        query_norms: Tensor,
+        dim: int,
+    ) -> Tensor:
+        """`from_gram` without its checks and its care for precision, for loops that see to both once."""
         if mask is not None:
             gram = gram.masked_fill(~(mask[:, None] & mask[:, :, None]), 0)
             cross = cross.masked_fill(~mask[:, None], 0)
         alpha, offset = self.coefficients(gram, labels, n_way, mask, dim)
-        return cross @ alpha + offset - self.query_shift(query_norms, dim)
+        logits, shift = torch.baddbmm(offset, cross, alpha), self.query_shift(query_norms, dim)
+        return logits if shift is None else logits - shift
 
-    def query_shift(self, query_norms: Tensor, dim: int) -> Tensor | float:  # noqa: ARG002
-        """What this head's logits subtract from a query's scores in all classes alike, `[B, m, 1]` or 0."""
-        return 0.0
+    def on_first_rows(self, labels: Tensor, n_way: int, *, query_norms: Tensor, dim: int) -> FirstRows:
+        """The head as a function (gram, cross) -> logits on the first rows of a support set that is still growing.
+
+        The labels `[B, N]` of all rows are known beforehand, so what depends on them alone is worked out once; the
+        function takes gram `[B, n, n]` and cross `[B, m, n]` of the n <= N rows there are.
+        """
+
+        def logits(gram: Tensor, cross: Tensor) -> Tensor:
+            present = labels[:, : gram.shape[1]]
+            return self.kernel_logits(gram, cross, present, n_way, None, query_norms=query_norms, dim=dim)
+
+        return logits
+
+    def query_shift(self, query_norms: Tensor, dim: int) -> Tensor | None:  # noqa: ARG002
+        """What this head's logits subtract from a query's scores in all classes alike, `[B, m, 1]`, or None."""
+        return None
 
     def fit(self, support: Tensor, labels: Tensor, n_way: int) -> LinearClassifier:
         """Fit one support set `[n, d]` with labels `[n]` and return the classifier as a linear layer.
@@ -136,6 +169,13 @@ class _DualHead(Head):
     ) -> tuple[Tensor, Tensor]:
         """See `Head.coefficients`."""
         return dual_coefficients(gram, self.problem(labels, n_way, gram, mask))
+
+    def on_first_rows(self, labels: Tensor, n_way: int, *, query_norms: Tensor, dim: int) -> FirstRows:
+        """See `Head.on_first_rows`; one linear system shares its right-hand sides between all sizes."""
+        problem = self.problem(labels, n_way, query_norms, None)
+        if problem.targets is None:
+            return super().on_first_rows(labels, n_way, query_norms=query_norms, dim=dim)
+        return functools.partial(first_rows_logits, problem, problem.targets)
 
     @in_full_precision
     def linear(self, support: Tensor, labels: Tensor, n_way: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -282,9 +322,15 @@ class ScaledHead(Head):
         alpha, offset = self.head.coefficients(gram, labels, n_way, mask, dim)
         return self.scale * alpha, self.scale * offset
 
-    def query_shift(self, query_norms: Tensor, dim: int) -> Tensor:
+    def on_first_rows(self, labels: Tensor, n_way: int, *, query_norms: Tensor, dim: int) -> FirstRows:
+        """See `Head.on_first_rows`."""
+        logits = self.head.on_first_rows(labels, n_way, query_norms=query_norms, dim=dim)
+        return lambda gram, cross: self.scale * logits(gram, cross)
+
+    def query_shift(self, query_norms: Tensor, dim: int) -> Tensor | None:
         """See `Head.query_shift`."""
-        return self.scale * self.head.query_shift(query_norms, dim)
+        shift = self.head.query_shift(query_norms, dim)
+        return None if shift is None else self.scale * shift
 
     def linear(self, support: Tensor, labels: Tensor, n_way: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `Head.linear`."""

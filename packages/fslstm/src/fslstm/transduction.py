@@ -128,47 +128,91 @@ def pseudo_support(
     check_episode(query, support, labels, n_way, mask, validate=head.validate)
     support = zero_padded(support, mask)
     inner = query @ query.mT
-    current = start = _Kernels(support @ support.mT, query @ support.mT, labels, mask)
-    logits = _head_logits(head, current, inner, n_way, query.shape[-1])
+    room = _Room.of(query, support, labels, mask, n_way, rounds if accumulate else min(rounds, 1), empty == "skip")
+    fitted = room.fitted(head, n_way, inner.diagonal(dim1=1, dim2=2), query.shape[-1])
+    first = size = labels.shape[1]
+    logits = fitted(size)
     round_logits, weights = [], []
     for _ in range(rounds):
         average, count = _averaging_weights(logits, threshold, soft)
         round_logits.append(logits)
         weights.append(average)
         used = count > 0 if empty == "skip" else None
-        current = _appended(current if accumulate else start, average, inner, used)
-        logits = _head_logits(head, current, inner, n_way, query.shape[-1])
+        size = room.append(size if accumulate else first, average, inner, used)
+        logits = fitted(size)
     batch, n_query = query.shape[:2]
     return PseudoSupport(
         logits,
         torch.stack(round_logits, 1) if rounds else logits.new_zeros(batch, 0, n_query, n_way),
         torch.stack(weights, 1) if rounds else logits.new_zeros(batch, 0, n_way, n_query),
-        current.labels,
+        room.labels[:, :size],
         query,
     )
 
 
 @dataclass(frozen=True)
-class _Kernels:
-    """A support set as inner products: gram `[B, n, n]`, cross `[B, m, n]`, labels `[B, n]`, mask `[B, n]`."""
+class _Room:
+    """Inner products of a support set that grows: room for N rows, filled in place, so that no round copies the last.
+
+    Attributes:
+        gram: `[B, N, N]` between support rows.
+        cross: `[B, m, N]` between queries and support rows.
+        labels: `[B, N]`.
+        mask: `[B, N]`, or None where every row takes part.
+    """
 
     gram: Tensor
     cross: Tensor
     labels: Tensor
     mask: Tensor | None
 
+    @classmethod
+    def of(
+        cls, query: Tensor, support: Tensor, labels: Tensor, mask: Tensor | None, n_way: int, rounds: int, skip: bool
+    ) -> _Room:
+        """The support set `[B, n, d]` itself, with room for one row a class in each round."""
+        batch, n = labels.shape
+        more = n_way * rounds
+        gram = support.new_empty(batch, n + more, n + more)
+        cross = support.new_empty(batch, query.shape[1], n + more)
+        gram[:, :n, :n] = support @ support.mT
+        cross[:, :, :n] = query @ support.mT
+        classes = torch.arange(n_way, device=labels.device, dtype=labels.dtype).repeat(rounds).expand(batch, more)
+        if mask is not None or skip:
+            mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
+            mask = torch.cat([mask, mask.new_ones(batch, more)], 1)
+        return cls(gram, cross, torch.cat([labels, classes], 1), mask)
 
-def _head_logits(head: Head, kernels: _Kernels, inner: Tensor, n_way: int, dim: int) -> Tensor:
-    return head.from_gram(
-        kernels.gram,
-        kernels.cross,
-        kernels.labels,
-        n_way,
-        kernels.mask,
-        query_norms=inner.diagonal(dim1=1, dim2=2),
-        dim=dim,
-        validate=False,
-    )
+    def append(self, size: int, average: Tensor, inner: Tensor, used: Tensor | None) -> int:
+        """Put the rows R = W Q behind the first `size` rows and return how many there are then.
+
+        Their inner products are W times those of the queries. `used [B, way]` says which take part; None for all.
+        """
+        end = size + average.shape[1]
+        self.cross[:, :, size:end] = inner @ average.mT
+        # [B, way, end]: with the old rows and among themselves
+        rows = average @ self.cross[:, :, :end]
+        self.gram[:, size:end, :end] = rows
+        self.gram[:, :size, size:end] = rows[:, :, :size].mT
+        if self.mask is not None and used is not None:
+            self.mask[:, size:end] = used
+        return end
+
+    def fitted(self, head: Head, n_way: int, query_norms: Tensor, dim: int) -> Callable[[int], Tensor]:
+        """A function size -> logits `[B, m, way]` of the head fitted to the first `size` rows."""
+        if self.mask is None:
+            logits = head.on_first_rows(self.labels, n_way, query_norms=query_norms, dim=dim)
+            return lambda size: logits(self.gram[:, :size, :size], self.cross[:, :, :size])
+        mask = self.mask
+        return lambda size: head.kernel_logits(
+            self.gram[:, :size, :size],
+            self.cross[:, :, :size],
+            self.labels[:, :size],
+            n_way,
+            mask[:, :size],
+            query_norms=query_norms,
+            dim=dim,
+        )
 
 
 def _averaging_weights(logits: Tensor, threshold: float | None, soft: bool) -> tuple[Tensor, Tensor]:
@@ -181,28 +225,6 @@ def _averaging_weights(logits: Tensor, threshold: float | None, soft: bool) -> t
         belongs = belongs * (logits.softmax(dim=-1).amax(dim=-1, keepdim=True) >= threshold)
     count = belongs.sum(dim=1)
     return belongs.mT / (count[..., None] + _COUNT_OFFSET), count
-
-
-def _appended(kernels: _Kernels, average: Tensor, inner: Tensor, used: Tensor | None) -> _Kernels:
-    """The support set with the rows R = W Q appended: their inner products are W times those of the queries."""
-    batch, n_way, _ = average.shape
-    # [B, m, way] with the queries, [B, way, n] with the old rows, [B, way, way] among themselves
-    with_query = inner @ average.mT
-    with_old = average @ kernels.cross
-    own = average @ with_query
-    gram = torch.cat([torch.cat([kernels.gram, with_old.mT], 2), torch.cat([with_old, own], 2)], 1)
-    classes = torch.arange(n_way, device=average.device).expand(batch, n_way)
-    mask = kernels.mask
-    if mask is not None or used is not None:
-        real = torch.ones(batch, 1, dtype=torch.bool, device=average.device)
-        old = real.expand_as(kernels.labels) if mask is None else mask
-        mask = torch.cat([old, real.expand(batch, n_way) if used is None else used], 1)
-    return _Kernels(
-        gram,
-        torch.cat([kernels.cross, with_query], 2),
-        torch.cat([kernels.labels, classes.to(kernels.labels.dtype)], 1),
-        mask,
-    )
 
 
 def _check_arguments(head: Head, rounds: int, empty: str) -> None:

@@ -143,7 +143,9 @@ def _check_features(name: str, features: Tensor, like: Tensor | None) -> None:
 def _check_finite(name: str, features: Tensor) -> None:
     if features.numel() == 0:
         return
-    # One pass without a temporary; NaN propagates through aminmax
+    # NaN and infinity reach the sum, which is cheap; a sum may also overflow, so the extremes decide
+    if bool(torch.isfinite(features.detach().sum())):
+        return
     low, high = torch.aminmax(features.detach())
     if not (bool(torch.isfinite(low)) and bool(torch.isfinite(high))):
         raise ValueError(f"{name}: expected finite features, got NaN or infinity; check the embedding network")
