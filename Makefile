@@ -22,7 +22,7 @@ $(READY): pyproject.toml shared/pyproject.toml benchmarks/pyproject.toml $(wildc
 
 setup: $(READY) ## everything installed in .venv (about 5 GB, a minute or two the first time)
 
-reproduce: $(READY) ## all tables; PROFILE=laptop|gpu|paper, WORKERS=n at a time (laptop: about 8 minutes on 2 cores)
+reproduce: $(READY) ## all tables; PROFILE=laptop|overnight|gpu|paper, WORKERS=n at a time (laptop: about 8 minutes on 2 cores)
 	$(SEXTET) run all --profile $(PROFILE) --workers $(WORKERS)
 
 reproduce-%: $(READY) ## one paper (reproduce-fslstm) or one table (reproduce-fslstm-glyphs)

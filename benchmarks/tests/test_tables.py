@@ -61,6 +61,28 @@ def test_selection(tmp_path, names, wanted):
 
 
 @pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("wmt", {"toy/wmt-de", "toy/wmt-en"}),
+        ("toy-wmt", {"toy/wmt-de", "toy/wmt-en"}),
+        ("wmt-de", {"toy/wmt-de"}),
+        ("other", {"toy/other"}),
+    ],
+)
+def test_a_table_alone_or_the_beginning_of_its_name(tmp_path, name, wanted):
+    for table in ("wmt-de", "wmt-en", "other", "wmtx"):
+        write_table(tmp_path, TABLE.replace("name: main", f"name: {table}"), f"toy/{table}")
+    assert {table.id for table in select_tables(tmp_path / "benchmarks/tables", (name,))} == wanted
+
+
+@pytest.mark.parametrize("name", ["wm", "to", "toy-w", "toy/"])
+def test_part_of_a_word_is_no_name(tmp_path, name):
+    write_table(tmp_path, TABLE.replace("name: main", "name: wmt-de"), "toy/wmt-de")
+    with pytest.raises(TableError, match="unknown table"):
+        select_tables(tmp_path / "benchmarks/tables", (name,))
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("metric: accuracy", "metrik: accuracy", "unknown key 'metrik'; did you mean metric"),

@@ -12,7 +12,7 @@ import tyro
 from sextet import cli
 from sextet_bench.house import House
 
-ProfileName = Annotated[str, tyro.conf.arg(help="laptop, gpu or paper")]
+ProfileName = Annotated[str, tyro.conf.arg(help="laptop, overnight, gpu or paper")]
 Names = tyro.conf.Positional[tuple[str, ...]]
 Only = Annotated[tuple[str, ...], tyro.conf.arg(help="cells, or parts of cell ids")]
 

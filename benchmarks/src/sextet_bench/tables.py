@@ -14,7 +14,7 @@ import yaml
 
 from sextet.recipe import suggestion
 
-PROFILES = ("laptop", "gpu", "paper")
+PROFILES = ("laptop", "overnight", "gpu", "paper")
 
 
 class TableError(ValueError):
@@ -204,7 +204,10 @@ def find_tables(folder: Path) -> dict[str, Path]:
 
 
 def select_tables(folder: Path, names: tuple[str, ...]) -> list[Table]:
-    """The tables of these names: `paper/table` (or `paper-table`), `paper` for all of a paper, or `all`.
+    """The tables of these names: `paper/table` (or `paper-table`, or `table`), `paper` for all of a paper, or `all`.
+
+    The beginning of a table's name, up to a dash, stands for all tables that begin so: `wmt14` for `wmt14-en-de` and
+    `wmt14-de-en`.
 
     Raises:
         TableError: an unknown name, with the nearest ones.
@@ -212,16 +215,19 @@ def select_tables(folder: Path, names: tuple[str, ...]) -> list[Table]:
     known = find_tables(folder)
     chosen: dict[str, Path] = {}
     for name in names or ("all",):
-        matching = {
-            key: path
-            for key, path in known.items()
-            if name in ("all", key, key.replace("/", "-"), key.partition("/")[0])
-        }
+        matching = {key: path for key, path in known.items() if _names(name, key)}
         if not matching:
             papers = {key.partition("/")[0] for key in known}
             raise TableError(f"unknown table {name!r}{suggestion(name, sorted({*known, *papers, 'all'}))}")
         chosen.update(matching)
     return [read_table(path) for path in chosen.values()]
+
+
+def _names(name: str, key: str) -> bool:
+    """Whether `name` means the table `key`, alone or among others."""
+    paper, _, table = key.partition("/")
+    rest = name.removeprefix(f"{paper}/").removeprefix(f"{paper}-")
+    return name in ("all", paper) or rest == table or table.startswith(f"{rest}-")
 
 
 def tables_with(folder: Path, names: tuple[str, ...], profile: str) -> list[Table]:

@@ -148,12 +148,15 @@ def cholesky(matrix: Tensor) -> Tensor:
     Raises ValueError where the matrix is not positive definite; on an accelerator, where looking would wait for the
     device, the factor is NaN instead.
     """
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if matrix.device.type == "cpu" and bool(info.any()):
+    if matrix.device.type != "cpu":
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        return factor.where(info[..., None, None] == 0, torch.nan)
+    try:
+        return torch.linalg.cholesky(matrix)
+    except RuntimeError as error:  # torch.linalg.LinAlgError, by its public base
         raise ValueError(
             "ridge: the kernel matrix plus ridge is not positive definite; expected a larger ridge, or finite features"
-        )
-    return factor if matrix.device.type == "cpu" else factor.where(info[..., None, None] == 0, torch.nan)
+        ) from error
 
 
 def _coefficients_of(problem: DualProblem, like: Tensor) -> tuple[Coefficient, Coefficient]:

@@ -175,8 +175,8 @@ class _Room:
         more = n_way * rounds
         gram = support.new_empty(batch, n + more, n + more)
         cross = support.new_empty(batch, query.shape[1], n + more)
-        gram[:, :n, :n] = support @ support.mT
-        cross[:, :, :n] = query @ support.mT
+        torch.bmm(support, support.mT, out=gram[:, :n, :n])
+        torch.bmm(query, support.mT, out=cross[:, :, :n])
         classes = torch.arange(n_way, device=labels.device, dtype=labels.dtype).repeat(rounds).expand(batch, more)
         if mask is not None or skip:
             mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask
@@ -189,10 +189,9 @@ class _Room:
         Their inner products are W times those of the queries. `used [B, way]` says which take part; None for all.
         """
         end = size + average.shape[1]
-        self.cross[:, :, size:end] = inner @ average.mT
+        torch.bmm(inner, average.mT, out=self.cross[:, :, size:end])
         # [B, way, end]: with the old rows and among themselves
-        rows = average @ self.cross[:, :, :end]
-        self.gram[:, size:end, :end] = rows
+        rows = torch.bmm(average, self.cross[:, :, :end], out=self.gram[:, size:end, :end])
         self.gram[:, :size, size:end] = rows[:, :, :size].mT
         if self.mask is not None and used is not None:
             self.mask[:, size:end] = used

@@ -76,18 +76,19 @@ def check_labels(
 
 
 def _check_label_values(labels: Tensor, n_way: int, mask: Tensor | None) -> None:
-    real = labels if mask is None else labels.masked_fill(~mask, 0)
-    low, high = (int(bound) for bound in torch.aminmax(real))
+    # [batch, way]; a label out of range belongs to no class, so the counts tell of both faults
+    counts = class_membership(labels, n_way, mask, torch.float32).sum(dim=1)
+    rows = labels.numel() if mask is None else int(mask.sum())
+    if bool(counts.all()) and int(counts.sum()) == rows:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(labels if mask is None else labels.masked_fill(~mask, 0)))
     if low < 0 or high >= n_way:
         raise ValueError(f"support_labels: expected values in 0..{n_way - 1}, got values in {low}..{high}")
-    # [batch, way]
-    counts = class_membership(labels, n_way, mask, torch.float32).sum(dim=1)
-    if bool((counts == 0).any()):
-        episode, label = (int(index) for index in (counts == 0).nonzero()[0])
-        raise ValueError(
-            f"support_labels: expected at least one support row of each of the {n_way} classes, "
-            f"got none of class {label} in episode {episode}"
-        )
+    episode, label = (int(index) for index in (counts == 0).nonzero()[0])
+    raise ValueError(
+        f"support_labels: expected at least one support row of each of the {n_way} classes, "
+        f"got none of class {label} in episode {episode}"
+    )
 
 
 def class_membership(labels: Tensor, n_way: int, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
