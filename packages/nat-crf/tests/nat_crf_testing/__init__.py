@@ -1,0 +1,1 @@
+"""Helpers of the tests: strict golden-vector checks and brute-force implementations."""
