@@ -100,8 +100,9 @@ def _top_positions(parts: list[Tensor], count: int) -> Tensor:
     """Indices `[rows, count]` of the largest entries of each row of the parts, in any order."""
     width = parts[0].shape[1]
     blocks, rest = divmod(width, _BLOCK)
-    if blocks < 2 * count:
-        return _partitioned(torch.cat(parts), count)
+    # With fewer, looking into `count` of them is no less work
+    if blocks < 4 * count:
+        return _partitioned(torch.cat(parts) if len(parts) > 1 else parts[0], count)
     # Block j is made of the entries j, j + blocks, j + 2 blocks, ...
     maxima = torch.cat([part[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks)).amax(dim=1) for part in parts])
     chosen = _top_positions([maxima], count)

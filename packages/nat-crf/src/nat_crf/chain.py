@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -11,8 +14,10 @@ from nat_crf.recursion import LowRankChain, Messages, backward_marginals, forwar
 from nat_crf.scan import ScannedChain
 from nat_crf.transitions import Transitions
 
-Method = Literal["auto", "loop", "scan"]
-_LARGEST_TILE = 128
+Method = Literal["auto", "loop", "scan", "triton"]
+# Lists for which k^3 work is worth fewer launches, and tiles that fit into the shared memory of any recent GPU
+_LARGEST_SCANNED = 128
+_LARGEST_TILE = 64
 
 
 class Chain(NamedTuple):
@@ -35,26 +40,55 @@ def log_partition(chain: Chain, method: Method = "auto") -> Tensor:
     Args:
         chain: the scores.
         method: `"loop"`, position by position; `"scan"`, a tree of matrix products, fewer and larger launches for
-            devices; `"auto"`, by device and k.
+            devices; `"triton"`, one fused kernel a direction, float32 on CUDA; `"auto"`, by device, dtype and k.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, or one that cannot run here.
     """
     chosen = resolve_method(chain, method)
     if chosen == "loop" and not torch.is_grad_enabled():
         return forward_messages(chain.emissions, low_rank_sum(chain.transitions), chain.lengths, keep=False)[0]
     if chosen == "loop":
         return LowRankChain.apply(chain.emissions, chain.lengths, *chain.transitions)
-    return ScannedChain.apply(chain.emissions, *chain.transitions.all_factors(), chain.lengths)
+    factors = chain.transitions.all_factors()
+    if chosen == "scan":
+        return ScannedChain.apply(chain.emissions, *factors, chain.lengths)
+    from nat_crf.triton_chain import TritonChain
+
+    return TritonChain.apply(chain.emissions, *factors, chain.lengths)
 
 
 def resolve_method(chain: Chain, method: Method) -> Method:
-    """What `"auto"` stands for: the loop on a CPU and for long lists of candidates, the scan on other devices."""
+    """What `"auto"` stands for: the loop on a CPU; on devices the kernel where it can run, else the scan for short
+    lists of candidates and the loop for long ones.
+    """
     if method not in get_args(Method):
         raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
+    k, dtype, device = chain.emissions.shape[-1], chain.emissions.dtype, chain.emissions.device.type
+    small = max(k, chain.transitions.first.shape[1]) <= _LARGEST_TILE
+    has_kernel = small and dtype == torch.float32 and (device == "cuda" or _interpreted()) and _has_triton()
+    if method == "triton" and not has_kernel:
+        raise ValueError(
+            f"method: 'triton' needs the triton library, a CUDA device, float32, k and rank <= {_LARGEST_TILE}; "
+            f"got {dtype} and k = {k} on {device}; use 'auto'"
+        )
     if method != "auto":
         return method
-    return "loop" if chain.emissions.device.type == "cpu" or chain.emissions.shape[-1] > _LARGEST_TILE else "scan"
+    if device == "cpu":
+        return "loop"
+    if has_kernel:
+        return "triton"
+    return "scan" if k <= _LARGEST_SCANNED else "loop"
+
+
+def _interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, then on tensors of the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 @torch.no_grad()
