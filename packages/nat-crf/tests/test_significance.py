@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nat_crf.bleu import bleu_statistics, corpus_bleu, repeated_words
-from nat_crf.significance import sentence_values
+from nat_crf.significance import ratio_values, sentence_values
 
 WORDS = ["the", "a", "file", "cannot", "open", "new", "folder", "delete", "all", "copy"]
 
@@ -56,3 +56,25 @@ def test_bad_counts(counts: np.ndarray) -> None:
 def test_bad_texts(pair: tuple[list[str], list[str]]) -> None:
     with pytest.raises(ValueError, match="hypotheses: expected as many"):
         corpus_bleu(*pair)
+
+
+def test_ratio_worked_example() -> None:
+    values = ratio_values(np.array([1, 0, 2]), np.array([4, 3, 3]))
+    assert values.mean() == pytest.approx(0.3)
+    assert values.tolist() == pytest.approx([0.3 + 3 * (1 - 1.2) / 10, 0.3 - 3 * 0.9 / 10, 0.3 + 3 * (2 - 0.9) / 10])
+    assert ratio_values(np.array([0, 0]), np.array([0, 0])).tolist() == [0.0, 0.0]
+
+
+def test_spread_of_ratios_is_that_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    words = rng.integers(1, 12, 400)
+    repeats = rng.binomial(words, 0.1)
+    values = ratio_values(repeats, words)
+    draws = [repeats[rows].sum() / words[rows].sum() for rows in rng.integers(0, 400, (600, 400))]
+    assert values.std(ddof=1) / 20 == pytest.approx(np.std(draws), rel=0.12)
+
+
+@pytest.mark.parametrize("pair", [([], []), ([1], [1, 2]), ([-1], [2]), ([[1]], [[2]])])
+def test_bad_ratios(pair: tuple[list[int], list[int]]) -> None:
+    with pytest.raises(ValueError, match="counts: expected two vectors"):
+        ratio_values(*map(np.array, pair))

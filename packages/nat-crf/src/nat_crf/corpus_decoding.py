@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +12,10 @@ from nat_crf.autoregressive import Teacher, beam_search
 from nat_crf.decoding import translate_batch
 from nat_crf.models import Nat
 from nat_crf.rescoring import Scorer
-from nat_crf.sequences import pad_batch, word_lists
-from sextet.checkpoint import write_atomic
+from nat_crf.sentences import Sentences
+from nat_crf.sequences import Words, pad_batch, word_lists
 from sextet.training import SignalGuard, start_progress
 
-Words = Sequence[int]
 BatchTranslator = Callable[[Sequence[int]], list[list[int]]]
 """Indices of some sentences -> their translations, in that order."""
 
@@ -108,7 +106,7 @@ def distil(
     max_tokens: int = 4096,
     shard: int = 4096,
     title: str = "distillation",
-) -> list[list[int]]:
+) -> Sentences:
     """Translations of a whole training set (sequence-level distillation, Section 4.2), kept shard by shard.
 
     A call that was interrupted continues behind the last complete shard in `folder`.
@@ -130,7 +128,7 @@ def distil(
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(lengths), shard)
     progress = start_progress(title, len(starts), 0)
-    result: list[list[int]] = []
+    shards: list[Sentences] = []
     with SignalGuard() as guard:
         for number, start in enumerate(starts):
             path, size = folder / f"{number:05d}.npz", min(shard, len(lengths) - start)
@@ -139,45 +137,12 @@ def distil(
                 words = translate_all(
                     part, lambda batch, start=start: translate([start + i for i in batch]), max_tokens
                 )
-                write_atomic(path, packed(words))
-            result += unpacked(path, size)
+                Sentences.of(words).save(path)
+            shards.append(Sentences.load(path, size))
             if progress is not None:
                 progress.update(progress.task_ids[0], completed=number + 1)
             if guard.signum:
                 raise Interrupted(guard.signum, folder)
     if progress is not None:
         progress.stop()
-    return result
-
-
-def packed(sentences: Sequence[Words]) -> bytes:
-    """Sentences as the bytes of an npz archive: all words in one array, and where each sentence ends."""
-    import io
-
-    buffer = io.BytesIO()
-    words = np.array([word for sentence in sentences for word in sentence], np.int32)
-    np.savez(buffer, words=words, ends=np.cumsum([len(sentence) for sentence in sentences], dtype=np.int64))
-    return buffer.getvalue()
-
-
-def unpacked(path: Path, size: int) -> list[list[int]]:
-    """The sentences of a file that `packed` made.
-
-    Raises:
-        ValueError: it is damaged or does not hold `size` sentences.
-    """
-    import zipfile
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            words, ends = archive["words"], archive["ends"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to have it made again") from error
-    if (
-        words.ndim != 1
-        or ends.shape != (size,)
-        or (np.diff(ends, prepend=0) < 0).any()
-        or (ends[-1:] != len(words)).any()
-    ):
-        raise ValueError(f"{path}: expected {size} sentences; delete it to have it made again")
-    return [part.tolist() for part in np.split(words, ends[:-1])]
+    return Sentences.of(words for shard in shards for words in shard)

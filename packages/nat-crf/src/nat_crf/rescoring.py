@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from nat_crf.autoregressive import Teacher, length_penalty
-from nat_crf.sequences import pad_batch
+from nat_crf.sequences import Words, pad_batch
 
-Words = Sequence[int]
 Scorer = Callable[[Sequence[Words], Sequence[Sequence[Words]]], Sequence[Sequence[float]]]
 """(source words, candidates of each source) -> log-probability of each whole candidate, `<eos>` included."""
 

@@ -10,10 +10,12 @@ from torch import Tensor
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 Boundaries = Literal["eos", "bos-eos"]
+Words = Sequence[int]
+"""Token ids of a sentence without boundary symbols."""
 _Word = TypeVar("_Word")
 
 
-def pad_batch(words: Sequence[Sequence[int]], boundaries: Boundaries = "eos", *, left: bool = False) -> Tensor:
+def pad_batch(words: Sequence[Words], boundaries: Boundaries = "eos", *, left: bool = False) -> Tensor:
     """Word sequences with their boundary symbols as one batch `[B, T]`, padded on the right or the left.
 
     Raises:

@@ -39,3 +39,25 @@ def sentence_values(statistics: NDArray[np.integer]) -> NDArray[np.float64]:
     # gradient of log BLEU by each of the ten sums
     gradient = np.concatenate([[short * reference / length**2, -short / length], 0.25 / matches, -0.25 / ngrams])
     return bleu * (1.0 + len(counts) * (counts @ gradient))
+
+
+def ratio_values(numerators: NDArray[np.integer], denominators: NDArray[np.integer]) -> NDArray[np.float64]:
+    """One value a sentence with the corpus ratio R = sum a_i / sum b_i as mean: v_i = R + n (a_i - R b_i) / sum b.
+
+    Args:
+        numerators, denominators: a and b, `[n]`.
+
+    Returns:
+        `[n]` float64; zeros where sum b is zero.
+
+    Raises:
+        ValueError: not two vectors of one length of at least 1, or negative counts.
+    """
+    a, b = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    if a.ndim != 1 or a.shape != b.shape or len(a) == 0 or min(a.min(), b.min()) < 0:
+        raise ValueError(f"counts: expected two vectors of one length, 0 and more; got {a.shape} and {b.shape}")
+    total = b.sum()
+    if total == 0:
+        return np.zeros(len(a))
+    ratio = a.sum() / total
+    return ratio + len(a) * (a - ratio * b) / total

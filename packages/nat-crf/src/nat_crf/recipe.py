@@ -1,0 +1,290 @@
+"""The laptop experiment: English to German on short messages of free software, one entry point of `sextet.recipes`.
+
+Corpus, teacher, distillation, vanilla NAT and its continuations are stages that all cells of a table share; a run
+decodes the test set and scores it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from nat_crf.autoregressive import Teacher
+from nat_crf.batches import pair_batches
+from nat_crf.bleu import bleu_statistics, repeated_words
+from nat_crf.catalogues import CATALOGUES, CATALOGUES_LARGE, sentences
+from nat_crf.config import preset
+from nat_crf.corpus_decoding import BatchTranslator, distil, nat_translator, teacher_translator, translate_all
+from nat_crf.model_folder import load_nat, load_teacher, save_model
+from nat_crf.models import Nat, warm_start
+from nat_crf.objective import ObjectiveConfig
+from nat_crf.rescoring import teacher_scorer
+from nat_crf.sentences import Sentences
+from nat_crf.sequences import Words, remove_repeats
+from nat_crf.significance import ratio_values, sentence_values
+from nat_crf.training import OptimisationConfig, fit, teacher_objective, translator_objective
+from nat_crf.word_corpus import WordCorpusConfig, build_corpus
+from sextet.checkpoint import write_atomic
+from sextet.cuda import select_device
+from sextet.data import Passport, load
+from sextet.recipe import Metrics, Recipe, RunContext, Scores
+
+PASSPORTS = {passport.name: passport for passport in (CATALOGUES, CATALOGUES_LARGE)}
+Kind = Literal["teacher", "nat-start", "nat", "crf", "dcrf"]
+_CRF: dict[str, Literal["static", "dynamic"]] = {"crf": "static", "dcrf": "dynamic"}
+
+
+def _optimisation(steps: int) -> OptimisationConfig:
+    return OptimisationConfig(steps=steps, lr=2e-3, warmup=100, schedule="linear", save_every=300)
+
+
+@dataclass(frozen=True)
+class CatalogueConfig:
+    """One cell: a model and a way to decode it.
+
+    Attributes:
+        model: the autoregressive `teacher` (beam 4), the vanilla NAT before (`nat-start`) and after (`nat`) the further
+            training that turns it into a `crf` (static transitions) or `dcrf` (dynamic ones).
+        lengths: decode at the reference's (`gold`) or the predicted length.
+        candidates: target lengths tried; more than 1 are rescored by the teacher.
+        beam: k of the CRF at decoding; None for that of training.
+        deduplicate: collapse runs of one word.
+        latency: time the translation of single sentences instead of scoring all of them.
+        catalogues: name of the dataset.
+        corpus: which of its pairs are kept.
+        distilled: train on the teacher's translations; else on the references.
+        preset: sizes of all models.
+        teacher, start, further: training of the teacher, the vanilla NAT, and the models that start from it.
+        max_pairs, max_tokens: of a batch.
+        teacher_seed: the teacher is the same for all seeds.
+    """
+
+    model: Kind = "dcrf"
+    lengths: Literal["gold", "predicted"] = "predicted"
+    candidates: int = 1
+    beam: int | None = None
+    deduplicate: bool = False
+    latency: bool = False
+    catalogues: str = "catalogues"
+    corpus: WordCorpusConfig = field(default_factory=WordCorpusConfig)
+    distilled: bool = True
+    preset: str = "laptop"
+    teacher: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 900))
+    start: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 900))
+    further: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 250))
+    max_pairs: int = 192
+    max_tokens: int = 1536
+    teacher_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model not in ("teacher", "nat-start", "nat", "crf", "dcrf"):
+            raise ValueError(f"model: expected teacher, nat-start, nat, crf or dcrf, got {self.model!r}")
+        if self.lengths not in ("gold", "predicted"):
+            raise ValueError(f"lengths: expected gold or predicted, got {self.lengths!r}")
+        if self.candidates < 1 or (self.candidates > 1 and (self.lengths == "gold" or self.model == "teacher")):
+            raise ValueError(
+                f"candidates: expected 1, or more with predicted lengths of a NAT, got {self.candidates} with "
+                f"model={self.model!r}, lengths={self.lengths!r}"
+            )
+        if self.model == "teacher" and self.lengths == "gold":
+            raise ValueError("lengths: the teacher finds its own; expected predicted, got gold")
+        if self.catalogues not in PASSPORTS:
+            raise ValueError(f"catalogues: expected one of {', '.join(PASSPORTS)}, got {self.catalogues!r}")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the corpus stage holds: sizes of the vocabularies, the words of the target's, and pairs by set."""
+
+    source_vocab: int
+    target_words: tuple[str, ...]
+    folder: Path
+
+    def pairs(self, part: Literal["train", "valid", "test"]) -> tuple[Sentences, Sentences]:
+        """Sources and targets of one set."""
+        source, target = (Sentences.load(self.folder / f"{part}.{side}.npz") for side in ("source", "target"))
+        return source, target
+
+
+def run_catalogues(config: CatalogueConfig, context: RunContext) -> Metrics:
+    """BLEU, repeated words (%) and exact matches (%) on the test set, one value a sentence; or milliseconds."""
+    device = select_device(context.device)
+    corpus = corpus_stage(config, context)
+    translate = make_translator(config, context, corpus, device)
+    sources, references = corpus.pairs("test")
+    if config.latency:
+        return {"milliseconds": latencies(translate, min(100, len(sources)))}
+    found = translate_all(sources.lengths.tolist(), translate, max_tokens=2048)
+    if config.deduplicate:
+        found = [remove_repeats(words) for words in found]
+    return score(found, references, corpus.target_words)
+
+
+def score(found: Sequence[Words], references: Sequence[Words], vocabulary: Sequence[str]) -> Metrics:
+    """Tokenised lower-cased BLEU, share of words equal to the one before (%), share of exact matches (%)."""
+    hypotheses, wanted = (
+        [" ".join(vocabulary[word] for word in words) for words in side] for side in (found, references)
+    )
+    repeats = np.array([[repeated_words(words), len(words)] for words in found])
+    exact = [100.0 * (list(one) == list(other)) for one, other in zip(found, references, strict=True)]
+    values = {
+        "bleu": sentence_values(bleu_statistics(hypotheses, wanted)),
+        "repeats": 100 * ratio_values(repeats[:, 0], repeats[:, 1]),
+        "exact": exact,
+    }
+    return {name: Scores(tuple(map(float, value)), unit="sentence") for name, value in values.items()}
+
+
+def latencies(translate: BatchTranslator, count: int) -> Scores:
+    """Milliseconds for each of the first `count` sentences, one at a time, after ten that do not count."""
+    for index in range(min(10, count)):
+        translate([index])
+    times = []
+    for index in range(count):
+        start = time.perf_counter()
+        translate([index])
+        times.append(1000 * (time.perf_counter() - start))
+    return Scores(tuple(times), unit="sentence")
+
+
+def make_translator(
+    config: CatalogueConfig, context: RunContext, corpus: Corpus, device: torch.device
+) -> BatchTranslator:
+    """The cell's model, trained where it is not yet, as a translator of the test set."""
+    sources, references = corpus.pairs("test")
+    if config.model == "teacher":
+        return teacher_translator(load_teacher(teacher_stage(config, context)), sources, device=device)
+    scorer = None
+    if config.candidates > 1:
+        scorer = teacher_scorer(load_teacher(teacher_stage(config, context)).to(device))
+    lengths = references.lengths.tolist() if config.lengths == "gold" else None
+    model = load_nat(model_stage(config, context))
+    return nat_translator(
+        model,
+        sources,
+        device=device,
+        candidates=config.candidates,
+        target_lengths=lengths,
+        beam=config.beam,
+        scorer=scorer,
+    )
+
+
+def corpus_stage(config: CatalogueConfig, context: RunContext) -> Corpus:
+    """The pairs as word ids, and the vocabularies."""
+
+    def build(folder: Path) -> None:
+        arrays = load(PASSPORTS[config.catalogues], context.data_root)
+        corpus = build_corpus(sentences(arrays, "english"), sentences(arrays, "german"), config.corpus)
+        for part in ("train", "valid", "test"):
+            for side, words in zip(("source", "target"), getattr(corpus, part), strict=True):
+                Sentences.of(words).save(folder / f"{part}.{side}.npz")
+        words = {"source": corpus.source_words, "target": corpus.target_words}
+        write_atomic(folder / "vocabularies.json", json.dumps(words, ensure_ascii=False).encode())
+
+    folder = context.stage("catalogue-words", _chosen(config, "catalogues", "corpus"), build)
+    words = json.loads((folder / "vocabularies.json").read_text(encoding="utf-8"))
+    return Corpus(len(words["source"]), tuple(words["target"]), folder)
+
+
+def teacher_stage(config: CatalogueConfig, context: RunContext) -> Path:
+    """Folder of the trained teacher."""
+    corpus = corpus_stage(config, context)
+
+    def build(folder: Path) -> None:
+        torch.manual_seed(config.teacher_seed)
+        teacher = Teacher(preset(config.preset).teacher(), corpus.source_vocab, len(corpus.target_words))
+        objective = teacher_objective(teacher, label_smoothing=0.1)
+        sources, targets = corpus.pairs("train")
+        _fit(config, context, teacher, objective, sources, targets, config.teacher, folder, "teacher")
+
+    names = ("catalogues", "corpus", "preset", "teacher", "max_pairs", "max_tokens", "teacher_seed")
+    return context.stage("catalogue-teacher", _chosen(config, *names), build)
+
+
+def targets_stage(config: CatalogueConfig, context: RunContext) -> Sentences:
+    """What the non-autoregressive models learn to say: the teacher's translations of the training set (beam 4)."""
+    corpus = corpus_stage(config, context)
+    sources, references = corpus.pairs("train")
+    if not config.distilled:
+        return references
+    teacher = teacher_stage(config, context)
+
+    def build(folder: Path) -> None:
+        translate = teacher_translator(load_teacher(teacher), sources, device=select_device(context.device))
+        distil(sources.lengths.tolist(), translate, folder / "shards").save(folder / "targets.npz")
+
+    folder = context.stage("catalogue-distilled", {"teacher": teacher.name}, build)
+    return Sentences.load(folder / "targets.npz", len(sources))
+
+
+def model_stage(config: CatalogueConfig, context: RunContext) -> Path:
+    """Folder of the cell's non-autoregressive model: the vanilla NAT, or what it is trained on to."""
+    corpus, targets = corpus_stage(config, context), targets_stage(config, context)
+    sources, _ = corpus.pairs("train")
+
+    def build_start(folder: Path) -> None:
+        torch.manual_seed(context.seed)
+        model = Nat(preset(config.preset), corpus.source_vocab, len(corpus.target_words))
+        objective = translator_objective(model, ObjectiveConfig())
+        _fit(config, context, model, objective, sources, targets, config.start, folder, "NAT")
+
+    names = ["catalogues", "corpus", "preset", "teacher", "max_pairs", "max_tokens", "teacher_seed", "distilled"]
+    start_config = {**_chosen(config, *names, "start"), "seed": context.seed}
+    start = context.stage("catalogue-nat", start_config, build_start)
+    if config.model == "nat-start":
+        return start
+
+    def build(folder: Path) -> None:
+        torch.manual_seed(context.seed)
+        model = load_nat(start)
+        if config.model in _CRF:
+            model = warm_start(model, _CRF[config.model])
+        objective = translator_objective(model, ObjectiveConfig())
+        _fit(config, context, model, objective, sources, targets, config.further, folder, config.model.upper())
+
+    further = {**_chosen(config, "model", "further"), "start": start.name, "seed": context.seed}
+    return context.stage(f"catalogue-{config.model}-further", further, build)
+
+
+def _fit(
+    config: CatalogueConfig,
+    context: RunContext,
+    model: Nat | Teacher,
+    objective: Any,
+    sources: Sequence[Words],
+    targets: Sequence[Words],
+    optimisation: OptimisationConfig,
+    folder: Path,
+    title: str,
+) -> None:
+    """Train on the pairs and save the model."""
+    seed = config.teacher_seed if isinstance(model, Teacher) else context.seed
+    batches = pair_batches(sources, targets, max_tokens=config.max_tokens, max_pairs=config.max_pairs, seed=seed)
+    device = select_device(context.device)
+    fit(model, objective, batches, optimisation, folder / "training", seed=seed, device=device, title=title)
+    save_model(model, folder)
+
+
+def _chosen(config: CatalogueConfig, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config).items() if name in names}
+
+
+def _data(config: CatalogueConfig) -> tuple[Passport, ...]:
+    return (PASSPORTS[config.catalogues],)
+
+
+RECIPE = Recipe(
+    config=CatalogueConfig,
+    run=run_catalogues,
+    data=_data,
+    describe="English-German translation of short messages: teacher, distillation, NAT, NAT-CRF, NAT-DCRF",
+)
