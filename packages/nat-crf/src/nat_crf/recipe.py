@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,7 +56,6 @@ class CatalogueConfig:
         candidates: target lengths tried; more than 1 are rescored by the teacher.
         beam: k of the CRF at decoding; None for that of training.
         deduplicate: collapse runs of one word.
-        latency: time the translation of single sentences instead of scoring all of them.
         catalogues: name of the dataset.
         corpus: which of its pairs are kept.
         distilled: train on the teacher's translations; else on the references.
@@ -72,14 +70,13 @@ class CatalogueConfig:
     candidates: int = 1
     beam: int | None = None
     deduplicate: bool = False
-    latency: bool = False
     catalogues: str = "catalogues"
     corpus: WordCorpusConfig = field(default_factory=WordCorpusConfig)
     distilled: bool = True
     preset: str = "laptop"
-    teacher: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 900))
-    start: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 900))
-    further: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 250))
+    teacher: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 600))
+    start: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 700))
+    further: OptimisationConfig = field(default_factory=functools.partial(_optimisation, 200))
     max_pairs: int = 192
     max_tokens: int = 1536
     teacher_seed: int = 0
@@ -115,13 +112,11 @@ class Corpus:
 
 
 def run_catalogues(config: CatalogueConfig, context: RunContext) -> Metrics:
-    """BLEU, repeated words (%) and exact matches (%) on the test set, one value a sentence; or milliseconds."""
+    """BLEU, repeated words (%) and exact matches (%) on the test set, one value a sentence."""
     device = select_device(context.device)
     corpus = corpus_stage(config, context)
     translate = make_translator(config, context, corpus, device)
     sources, references = corpus.pairs("test")
-    if config.latency:
-        return {"milliseconds": latencies(translate, min(100, len(sources)))}
     found = translate_all(sources.lengths.tolist(), translate, max_tokens=2048)
     if config.deduplicate:
         found = [remove_repeats(words) for words in found]
@@ -141,18 +136,6 @@ def score(found: Sequence[Words], references: Sequence[Words], vocabulary: Seque
         "exact": exact,
     }
     return {name: Scores(tuple(map(float, value)), unit="sentence") for name, value in values.items()}
-
-
-def latencies(translate: BatchTranslator, count: int) -> Scores:
-    """Milliseconds for each of the first `count` sentences, one at a time, after ten that do not count."""
-    for index in range(min(10, count)):
-        translate([index])
-    times = []
-    for index in range(count):
-        start = time.perf_counter()
-        translate([index])
-        times.append(1000 * (time.perf_counter() - start))
-    return Scores(tuple(times), unit="sentence")
 
 
 def make_translator(
