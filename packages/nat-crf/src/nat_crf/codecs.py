@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,24 +104,32 @@ class SentencePieceCodec:
 
 
 class MosesCodec:
-    """Moses tokenisation with aggressive splitting of hyphens, byte-pair encoding, a vocabulary (Section 6).
+    """Moses tokenisation, byte-pair encoding, a vocabulary (Section 6).
 
     Args:
         language: of the text, as sacremoses names it (`en`, `de`).
         vocabulary: of subwords (of words where there are no codes).
         codes: lines of a subword-nmt codes file; None for whole words.
-        lowercase: lower-case the text first (IWSLT14).
+        lowercase: lower-case the tokens (IWSLT14).
+        split_hyphens: Moses' `-a`, "well-known" as "well @-@ known" (WMT14).
 
     Raises:
         ValueError: codes that subword-nmt does not read, or the package is missing.
     """
 
     def __init__(
-        self, language: str, vocabulary: Vocabulary, codes: Sequence[str] | None = None, *, lowercase: bool = False
+        self,
+        language: str,
+        vocabulary: Vocabulary,
+        codes: Sequence[str] | None = None,
+        *,
+        lowercase: bool = False,
+        split_hyphens: bool = True,
     ) -> None:
         from sacremoses import MosesDetokenizer
 
-        self.language, self.vocabulary, self.lowercase = language, vocabulary, lowercase
+        self.language, self.vocabulary = language, vocabulary
+        self.lowercase, self.split_hyphens = lowercase, split_hyphens
         self.codes = None if codes is None else tuple(codes)
         self._detokeniser = MosesDetokenizer(language)
         self._bpe = None if self.codes is None else byte_pair_encoder(self.codes)
@@ -130,7 +139,7 @@ class MosesCodec:
 
     def tokenise(self, text: str) -> list[str]:
         """Moses tokens of a raw text, special characters escaped as Moses does."""
-        return moses_tokens(text, self.language, lowercase=self.lowercase)
+        return moses_tokens(text, self.language, lowercase=self.lowercase, split_hyphens=self.split_hyphens)
 
     def subwords(self, tokens: Sequence[str]) -> list[str]:
         """Subwords of tokens; all but the last of a token end in `@@`."""
@@ -153,14 +162,21 @@ class MosesCodec:
         self.vocabulary.save(folder / "dict.txt")
         if self.codes is not None:
             write_atomic(folder / "codes.bpe", "".join(f"{line}\n" for line in self.codes).encode())
-        settings = {"kind": "moses", "language": self.language, "lowercase": self.lowercase}
-        _save_settings(folder, {**settings, "codes": self.codes is not None})
+        settings = {
+            "kind": "moses",
+            "language": self.language,
+            "lowercase": self.lowercase,
+            "split_hyphens": self.split_hyphens,
+            "codes": self.codes is not None,
+        }
+        _save_settings(folder, settings)
 
 
-def moses_tokens(text: str, language: str, *, lowercase: bool = False) -> list[str]:
-    """What Moses' `tokenizer.perl -a` gives."""
-    text = text.lower() if lowercase else text
-    return _tokeniser(language).tokenize(text, aggressive_dash_splits=True)
+def moses_tokens(text: str, language: str, *, lowercase: bool = False, split_hyphens: bool = True) -> list[str]:
+    """What Moses' `tokenizer.perl` gives, with `-a` if hyphens are to be split."""
+    # Behind the tokeniser, which knows abbreviations by their case
+    tokens = _tokeniser(language).tokenize(text, aggressive_dash_splits=split_hyphens)
+    return [token.lower() for token in tokens] if lowercase else tokens
 
 
 _TOKENISERS: dict[str, Any] = {}
@@ -209,8 +225,9 @@ def learn_byte_pairs(sentences: Iterable[Sequence[str]], merges: int) -> list[st
         from subword_nmt.learn_bpe import learn_bpe
     except ImportError as error:
         raise ValueError("byte-pair encoding needs subword-nmt; pip install 'nat-crf[subword-nmt]'") from error
-    text, written = io.StringIO("".join(" ".join(sentence) + "\n" for sentence in sentences)), io.StringIO()
-    learn_bpe(text, written, merges)
+    counts = Counter(word for sentence in sentences for word in sentence)
+    text, written = io.StringIO("".join(f"{word} {count}\n" for word, count in counts.items())), io.StringIO()
+    learn_bpe(text, written, merges, is_dict=True)
     return _lines(written.getvalue())
 
 
@@ -230,7 +247,8 @@ def load_codec(folder: Path) -> Codec:
             raise ValueError(f"expected kind sentencepiece or moses, got {kind!r}")
         codes = _lines((folder / "codes.bpe").read_text(encoding="utf-8")) if settings["codes"] else None
         vocabulary = Vocabulary.load(folder / "dict.txt")
-        return MosesCodec(str(settings["language"]), vocabulary, codes, lowercase=bool(settings["lowercase"]))
+        switches = {name: bool(settings[name]) for name in ("lowercase", "split_hyphens")}
+        return MosesCodec(str(settings["language"]), vocabulary, codes, **switches)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: not the codec of a translator ({error})") from error
 

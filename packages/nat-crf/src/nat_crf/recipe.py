@@ -11,34 +11,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 
-from nat_crf.autoregressive import Teacher
-from nat_crf.batches import pair_batches
 from nat_crf.bleu import bleu_statistics, repeated_words
 from nat_crf.catalogues import CATALOGUES, CATALOGUES_LARGE, sentences
 from nat_crf.config import preset
-from nat_crf.corpus_decoding import BatchTranslator, distil, nat_translator, teacher_translator, translate_all
-from nat_crf.model_folder import load_nat, load_teacher, save_model
-from nat_crf.models import Nat, warm_start
-from nat_crf.objective import ObjectiveConfig
-from nat_crf.rescoring import teacher_scorer
+from nat_crf.corpus_decoding import translate_all
+from nat_crf.pipeline import Kind, Pairs, Plan, make_translator
 from nat_crf.sentences import Sentences
 from nat_crf.sequences import Words, remove_repeats
 from nat_crf.significance import ratio_values, sentence_values
-from nat_crf.training import OptimisationConfig, fit, teacher_objective, translator_objective
+from nat_crf.training import OptimisationConfig
 from nat_crf.word_corpus import WordCorpusConfig, build_corpus
 from sextet.checkpoint import write_atomic
-from sextet.cuda import select_device
 from sextet.data import Passport, load
 from sextet.recipe import Metrics, Recipe, RunContext, Scores
 
 PASSPORTS = {passport.name: passport for passport in (CATALOGUES, CATALOGUES_LARGE)}
-Kind = Literal["teacher", "nat-start", "nat", "crf", "dcrf"]
-_CRF: dict[str, Literal["static", "dynamic"]] = {"crf": "static", "dcrf": "dynamic"}
 
 
 def _optimisation(steps: int) -> OptimisationConfig:
@@ -96,6 +87,19 @@ class CatalogueConfig:
         if self.catalogues not in PASSPORTS:
             raise ValueError(f"catalogues: expected one of {', '.join(PASSPORTS)}, got {self.catalogues!r}")
 
+    def plan(self) -> Plan:
+        """How the models are made."""
+        return Plan(
+            network=preset(self.preset),
+            teacher=self.teacher,
+            start=self.start,
+            further=self.further,
+            distilled=self.distilled,
+            max_tokens=self.max_tokens,
+            max_pairs=self.max_pairs,
+            teacher_seed=self.teacher_seed,
+        )
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -110,13 +114,26 @@ class Corpus:
         source, target = (Sentences.load(self.folder / f"{part}.{side}.npz") for side in ("source", "target"))
         return source, target
 
+    def training(self) -> Pairs:
+        """The training set."""
+        return Pairs(self.folder.name, *self.pairs("train"), self.source_vocab, len(self.target_words))
+
 
 def run_catalogues(config: CatalogueConfig, context: RunContext) -> Metrics:
     """BLEU, repeated words (%) and exact matches (%) on the test set, one value a sentence."""
-    device = select_device(context.device)
     corpus = corpus_stage(config, context)
-    translate = make_translator(config, context, corpus, device)
     sources, references = corpus.pairs("test")
+    lengths = references.lengths.tolist() if config.lengths == "gold" else None
+    translate = make_translator(
+        config.plan(),
+        corpus.training(),
+        config.model,
+        context,
+        sources,
+        candidates=config.candidates,
+        beam=config.beam,
+        target_lengths=lengths,
+    )
     found = translate_all(sources.lengths.tolist(), translate, max_tokens=2048)
     if config.deduplicate:
         found = [remove_repeats(words) for words in found]
@@ -138,29 +155,6 @@ def score(found: Sequence[Words], references: Sequence[Words], vocabulary: Seque
     return {name: Scores(tuple(map(float, value)), unit="sentence") for name, value in values.items()}
 
 
-def make_translator(
-    config: CatalogueConfig, context: RunContext, corpus: Corpus, device: torch.device
-) -> BatchTranslator:
-    """The cell's model, trained where it is not yet, as a translator of the test set."""
-    sources, references = corpus.pairs("test")
-    if config.model == "teacher":
-        return teacher_translator(load_teacher(teacher_stage(config, context)), sources, device=device)
-    scorer = None
-    if config.candidates > 1:
-        scorer = teacher_scorer(load_teacher(teacher_stage(config, context)).to(device))
-    lengths = references.lengths.tolist() if config.lengths == "gold" else None
-    model = load_nat(model_stage(config, context))
-    return nat_translator(
-        model,
-        sources,
-        device=device,
-        candidates=config.candidates,
-        target_lengths=lengths,
-        beam=config.beam,
-        scorer=scorer,
-    )
-
-
 def corpus_stage(config: CatalogueConfig, context: RunContext) -> Corpus:
     """The pairs as word ids, and the vocabularies."""
 
@@ -173,92 +167,9 @@ def corpus_stage(config: CatalogueConfig, context: RunContext) -> Corpus:
         words = {"source": corpus.source_words, "target": corpus.target_words}
         write_atomic(folder / "vocabularies.json", json.dumps(words, ensure_ascii=False).encode())
 
-    folder = context.stage("catalogue-words", _chosen(config, "catalogues", "corpus"), build)
+    folder = context.stage("catalogue-words", {"catalogues": config.catalogues, "corpus": asdict(config.corpus)}, build)
     words = json.loads((folder / "vocabularies.json").read_text(encoding="utf-8"))
     return Corpus(len(words["source"]), tuple(words["target"]), folder)
-
-
-def teacher_stage(config: CatalogueConfig, context: RunContext) -> Path:
-    """Folder of the trained teacher."""
-    corpus = corpus_stage(config, context)
-
-    def build(folder: Path) -> None:
-        torch.manual_seed(config.teacher_seed)
-        teacher = Teacher(preset(config.preset).teacher(), corpus.source_vocab, len(corpus.target_words))
-        objective = teacher_objective(teacher, label_smoothing=0.1)
-        sources, targets = corpus.pairs("train")
-        _fit(config, context, teacher, objective, sources, targets, config.teacher, folder, "teacher")
-
-    names = ("catalogues", "corpus", "preset", "teacher", "max_pairs", "max_tokens", "teacher_seed")
-    return context.stage("catalogue-teacher", _chosen(config, *names), build)
-
-
-def targets_stage(config: CatalogueConfig, context: RunContext) -> Sentences:
-    """What the non-autoregressive models learn to say: the teacher's translations of the training set (beam 4)."""
-    corpus = corpus_stage(config, context)
-    sources, references = corpus.pairs("train")
-    if not config.distilled:
-        return references
-    teacher = teacher_stage(config, context)
-
-    def build(folder: Path) -> None:
-        translate = teacher_translator(load_teacher(teacher), sources, device=select_device(context.device))
-        distil(sources.lengths.tolist(), translate, folder / "shards").save(folder / "targets.npz")
-
-    folder = context.stage("catalogue-distilled", {"teacher": teacher.name}, build)
-    return Sentences.load(folder / "targets.npz", len(sources))
-
-
-def model_stage(config: CatalogueConfig, context: RunContext) -> Path:
-    """Folder of the cell's non-autoregressive model: the vanilla NAT, or what it is trained on to."""
-    corpus, targets = corpus_stage(config, context), targets_stage(config, context)
-    sources, _ = corpus.pairs("train")
-
-    def build_start(folder: Path) -> None:
-        torch.manual_seed(context.seed)
-        model = Nat(preset(config.preset), corpus.source_vocab, len(corpus.target_words))
-        objective = translator_objective(model, ObjectiveConfig())
-        _fit(config, context, model, objective, sources, targets, config.start, folder, "NAT")
-
-    names = ["catalogues", "corpus", "preset", "teacher", "max_pairs", "max_tokens", "teacher_seed", "distilled"]
-    start_config = {**_chosen(config, *names, "start"), "seed": context.seed}
-    start = context.stage("catalogue-nat", start_config, build_start)
-    if config.model == "nat-start":
-        return start
-
-    def build(folder: Path) -> None:
-        torch.manual_seed(context.seed)
-        model = load_nat(start)
-        if config.model in _CRF:
-            model = warm_start(model, _CRF[config.model])
-        objective = translator_objective(model, ObjectiveConfig())
-        _fit(config, context, model, objective, sources, targets, config.further, folder, config.model.upper())
-
-    further = {**_chosen(config, "model", "further"), "start": start.name, "seed": context.seed}
-    return context.stage(f"catalogue-{config.model}-further", further, build)
-
-
-def _fit(
-    config: CatalogueConfig,
-    context: RunContext,
-    model: Nat | Teacher,
-    objective: Any,
-    sources: Sequence[Words],
-    targets: Sequence[Words],
-    optimisation: OptimisationConfig,
-    folder: Path,
-    title: str,
-) -> None:
-    """Train on the pairs and save the model."""
-    seed = config.teacher_seed if isinstance(model, Teacher) else context.seed
-    batches = pair_batches(sources, targets, max_tokens=config.max_tokens, max_pairs=config.max_pairs, seed=seed)
-    device = select_device(context.device)
-    fit(model, objective, batches, optimisation, folder / "training", seed=seed, device=device, title=title)
-    save_model(model, folder)
-
-
-def _chosen(config: CatalogueConfig, *names: str) -> dict[str, Any]:
-    return {name: value for name, value in asdict(config).items() if name in names}
 
 
 def _data(config: CatalogueConfig) -> tuple[Passport, ...]:
