@@ -117,11 +117,13 @@ def batched(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
 def main() -> None:
     """Entry point."""
     from nat_crf.multimodality import RECIPE as MULTIMODALITY
+    from nat_crf.paper import PAPER
     from nat_crf.recipe import RECIPE as CATALOGUES
 
     commands = {
         "translate": translate,
         "catalogues": cli.recipe_command(CATALOGUES),
+        "paper": cli.recipe_command(PAPER),
         "multimodality": cli.recipe_command(MULTIMODALITY),
     }
     sys.exit(cli.main(commands, prog="nat-crf", description="Non-autoregressive translation with a CRF."))

@@ -226,6 +226,8 @@ def learn_byte_pairs(sentences: Iterable[Sequence[str]], merges: int) -> list[st
     except ImportError as error:
         raise ValueError("byte-pair encoding needs subword-nmt; pip install 'nat-crf[subword-nmt]'") from error
     counts = Counter(word for sentence in sentences for word in sentence)
+    if all(len(word) < 2 for word in counts):
+        return ["#version: 0.2"]  # nothing to merge, which subword-nmt does not take
     text, written = io.StringIO("".join(f"{word} {count}\n" for word, count in counts.items())), io.StringIO()
     learn_bpe(text, written, merges, is_dict=True)
     return _lines(written.getvalue())

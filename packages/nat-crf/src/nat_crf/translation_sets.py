@@ -56,7 +56,7 @@ def iwslt_training_lines(path: Path) -> list[str]:
 def decode_wmt14(folder: Path) -> Arrays:
     """WMT14 German-English: Europarl v7, Common Crawl, News Commentary v9; newstest2013; newstest2014.
 
-    `folder` holds the five official archives, or what was in them. Arrays `train.en` ... `test.de`: uint8, UTF-8 with
+    `folder` holds the five official archives, or what was in them. Arrays `train_en` ... `test_de`: uint8, UTF-8 with
     a line feed behind each sentence.
 
     Raises:
@@ -67,20 +67,20 @@ def decode_wmt14(folder: Path) -> Arrays:
         texts: dict[str, list[str]] = {}
         for language in LANGUAGES:
             names = [f"{name}.{language}" for name in WMT14_TRAINING]
-            texts[f"train.{language}"] = [line for name in names for line in read_lines(_find(files, name))]
+            texts[f"train_{language}"] = [line for name in names for line in read_lines(_find(files, name))]
             plain = files.get(f"newstest2013.{language}")
             if plain is None:
                 plain = _find(files, f"newstest2013-src.{language}.sgm", f"newstest2013-ref.{language}.sgm")
-            texts[f"valid.{language}"] = segments(plain) if plain.suffix == ".sgm" else read_lines(plain)
+            texts[f"valid_{language}"] = segments(plain) if plain.suffix == ".sgm" else read_lines(plain)
             names = [f"newstest2014-deen-{side}.{language}.sgm" for side in ("src", "ref")]
-            texts[f"test.{language}"] = segments(_find(files, *names))
+            texts[f"test_{language}"] = segments(_find(files, *names))
     return _arrays(texts)
 
 
 def decode_iwslt14(folder: Path) -> Arrays:
     """IWSLT14 German-English: every 23rd training pair is for validation *after* cleaning, so it is still in `train`.
 
-    `folder` holds `de-en.tgz`, or what was in it. Arrays `train.*`, `test.*` as `decode_wmt14`.
+    `folder` holds `de-en.tgz`, or what was in it. Arrays `train_*`, `test_*` as `decode_wmt14`.
 
     Raises:
         DataMissing, DataError: as `decode_wmt14`.
@@ -88,9 +88,9 @@ def decode_iwslt14(folder: Path) -> Arrays:
     with unpacked_files(folder) as files:
         texts: dict[str, list[str]] = {}
         for language in LANGUAGES:
-            texts[f"train.{language}"] = iwslt_training_lines(_find(files, f"train.tags.de-en.{language}"))
+            texts[f"train_{language}"] = iwslt_training_lines(_find(files, f"train.tags.de-en.{language}"))
             names = [f"IWSLT14.{name}.de-en.{language}.xml" for name in IWSLT14_TEST]
-            texts[f"test.{language}"] = [line for name in names for line in segments(_find(files, name))]
+            texts[f"test_{language}"] = [line for name in names for line in segments(_find(files, name))]
     return _arrays(texts)
 
 
@@ -104,7 +104,7 @@ def decode_distilled(folder: Path) -> Arrays:
     """
     with unpacked_files(folder) as files:
         pairs = [(part, language) for part in PARTS for language in LANGUAGES]
-        texts = {f"{part}.{side}": read_lines(_find(files, f"{part}.en-de.{side}")) for part, side in pairs}
+        texts = {f"{part}_{side}": read_lines(_find(files, f"{part}.en-de.{side}")) for part, side in pairs}
     return _arrays(texts)
 
 
@@ -136,8 +136,8 @@ def _find(files: dict[str, Path], *names: str) -> Path:
 
 
 def _arrays(texts: dict[str, list[str]]) -> Arrays:
-    for part in sorted({name.partition(".")[0] for name in texts}):
-        sizes = [len(texts[f"{part}.{language}"]) for language in LANGUAGES]
+    for part in sorted({name.partition("_")[0] for name in texts}):
+        sizes = [len(texts[f"{part}_{language}"]) for language in LANGUAGES]
         if sizes[0] != sizes[1] or not sizes[0]:
             raise DataError(f"{part}: expected as many English as German sentences, got {sizes[0]} and {sizes[1]}")
     return {name: _bytes(sentences) for name, sentences in texts.items()}
@@ -148,8 +148,8 @@ def _bytes(sentences: Sequence[str]) -> np.ndarray:
 
 
 def _facts(arrays: Arrays) -> dict[str, str]:
-    counts = {name: int((values == ord("\n")).sum()) for name, values in arrays.items() if name.endswith(".en")}
-    return {f"{name.removesuffix('.en')} pairs": str(count) for name, count in counts.items()}
+    counts = {name: int((values == ord("\n")).sum()) for name, values in arrays.items() if name.endswith("_en")}
+    return {f"{name.removesuffix('_en')} pairs": str(count) for name, count in counts.items()}
 
 
 # The publishers give no hashes, so that nothing is fetched: the archives are adopted, and their counts are recorded
