@@ -61,4 +61,6 @@ def test_chunks_in_processes_give_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nothing_left() -> None:
     with pytest.raises(ValueError, match="no training pair is left"):
-        prepare({"train_en": ["a b c"], "train_de": ["a"], "test_en": ["a"], "test_de": ["a"]}, WMT14_TEXT)
+        prepare({"train_en": ["aa bb cc"], "train_de": ["aa"], "test_en": ["aa"], "test_de": ["aa"]}, WMT14_TEXT)
+    with pytest.raises(ValueError, match="nothing to merge"):
+        prepare({"train_en": ["a b"], "train_de": ["a"], "test_en": ["a"], "test_de": ["a"]}, WMT14_TEXT)

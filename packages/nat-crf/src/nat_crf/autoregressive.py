@@ -127,15 +127,19 @@ def beam_search(
     teacher.eval()
     try:
         state = _Beams(teacher, teacher.encode(source, source_mask), beam, alpha, extra)
-        while not state.done(n_best):
+        while len(state.rows):
             state.step()
+            state.retire(n_best)
         return state.result(n_best)
     finally:
         teacher.train(was_training)
 
 
 class _Beams:
-    """The hypotheses of all sentences: `beam` unfinished and the best `beam` finished ones each."""
+    """The hypotheses of the sentences at work: `beam` unfinished and the best `beam` finished ones each.
+
+    Sentences that are done leave the tensors, so that the last ones do not cost as much as all.
+    """
 
     def __init__(self, teacher: Teacher, encoded: Encoded, beam: int, alpha: float, extra: int) -> None:
         self.teacher, self.beam, self.alpha = teacher, beam, alpha
@@ -152,6 +156,8 @@ class _Beams:
         self.log_probability[:, 0] = 0
         self.finished_log_probability = torch.full((batch, beam), -math.inf, device=device)
         self.finished_score = self.finished_log_probability.clone()
+        self.rows = torch.arange(batch, device=device)
+        self.results = BeamResult(*(tensor.clone() for tensor in self._finished()))
 
     def step(self) -> None:
         """Finish every hypothesis with `<eos>` and extend it by one word, up to the limit."""
@@ -171,20 +177,31 @@ class _Beams:
         for cache in self.past:
             cache.select(rows)
 
-    def done(self, n_best: int) -> bool:
-        """Whether no sentence can still change its `n_best` best translations."""
-        if self.exhausted:
-            return True
+    def retire(self, n_best: int) -> None:
+        """Put the sentences aside whose `n_best` best cannot change any more, once they are a quarter of all."""
         reachable = self.log_probability.amax(dim=1) / length_penalty(self.limit + 1, self.alpha)
-        return bool((self.finished_score[:, n_best - 1] >= reachable).all())
+        done = (self.finished_score[:, n_best - 1] >= reachable) | self.exhausted
+        if 4 * int(done.sum()) < len(done):
+            return
+        for results, own in zip(self.results, self._finished(), strict=True):
+            results[self.rows[done]] = own[done]
+        left = ~done
+        self.rows, self.source_mask = self.rows[left], self.source_mask[left]
+        self.sources = [(keys[left], values[left]) for keys, values in self.sources]
+        self.tokens, self.log_probability = self.tokens[left], self.log_probability[left]
+        self.finished, self.finished_log_probability = self.finished[left], self.finished_log_probability[left]
+        self.finished_score = self.finished_score[left]
+        for cache in self.past:
+            cache.select(left.repeat_interleave(self.beam).nonzero().squeeze(1))
+
+    def _finished(self) -> BeamResult:
+        return BeamResult(self.finished, self.finished_log_probability, self.finished_score)
 
     def result(self, n_best: int) -> BeamResult:
         """The best finished translations."""
-        tokens = self.finished[:, :n_best]
+        tokens, log_probability, score = (tensor[:, :n_best] for tensor in self.results)
         longest = max(1, int((tokens != PAD).sum(dim=2).max()))
-        return BeamResult(
-            tokens[..., :longest], self.finished_log_probability[:, :n_best], self.finished_score[:, :n_best]
-        )
+        return BeamResult(tokens[..., :longest], log_probability, score)
 
     def _next_log_probabilities(self) -> Tensor:
         """Log-probabilities of the next token `[B * beam, V]`, without `<bos>` and padding."""

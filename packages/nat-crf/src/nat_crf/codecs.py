@@ -219,7 +219,7 @@ def learn_byte_pairs(sentences: Iterable[Sequence[str]], merges: int) -> list[st
     """Lines of a subword-nmt codes file, learnt from tokenised sentences (of both languages for a joint code).
 
     Raises:
-        ValueError: subword-nmt is not installed.
+        ValueError: subword-nmt is not installed, or no word has two letters.
     """
     try:
         from subword_nmt.learn_bpe import learn_bpe
@@ -227,7 +227,7 @@ def learn_byte_pairs(sentences: Iterable[Sequence[str]], merges: int) -> list[st
         raise ValueError("byte-pair encoding needs subword-nmt; pip install 'nat-crf[subword-nmt]'") from error
     counts = Counter(word for sentence in sentences for word in sentence)
     if all(len(word) < 2 for word in counts):
-        return ["#version: 0.2"]  # nothing to merge, which subword-nmt does not take
+        raise ValueError("sentences: expected words of two letters or more, there is nothing to merge")
     text, written = io.StringIO("".join(f"{word} {count}\n" for word, count in counts.items())), io.StringIO()
     learn_bpe(text, written, merges, is_dict=True)
     return _lines(written.getvalue())
