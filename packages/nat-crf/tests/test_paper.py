@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from nat_crf_testing.official_archives import write_distilled, write_iwslt14, write_wmt14
 
+from nat_crf import paper
 from nat_crf.codecs import MosesCodec
-from nat_crf.paper import PaperConfig, run_paper, score
+from nat_crf.paper import EXPERIMENTS, PaperConfig, build_translator, raw_texts, run_paper, score
 from nat_crf.translation_sets import DISTILLED, IWSLT14, WMT14
 from nat_crf.vocabulary import Vocabulary
 from sextet.data import adopt
@@ -59,6 +61,35 @@ def test_wmt_cells(dataset: str, root: Path, tmp_path: Path) -> None:
     assert ("sacrebleu" in metrics) == (not dataset.endswith("distilled"))
     stages = {path.name.rpartition("-")[0] for path in (tmp_path / "stages").iterdir() if path.is_dir()}
     assert ("nat-crf-teacher" in stages) == (not dataset.endswith("distilled"))
+
+
+def test_a_translator_of_raw_text(root: Path, tmp_path: Path) -> None:
+    context = RunContext(
+        directory=tmp_path, stages=tmp_path / "stages", seed=1, device="cpu", data_root=root, progress=False
+    )
+    cell = replace(CELL, model="crf")
+    translator = build_translator(cell, context)
+    found = translator.translate(["Das alte Haus.", ""], candidates=3)
+    assert len(found) == 2
+    assert translator.teacher is not None
+    assert translator.source.encode("DAS") == translator.source.encode("das")
+    with pytest.raises(ValueError, match="got teacher"):
+        build_translator(replace(cell, model="teacher"), context)
+
+
+def test_messages_are_split_by_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    english = [f"message {number}" for number in range(400)]
+    german = [f"Meldung {number}" for number in range(400)]
+    arrays = {
+        name: np.frombuffer("".join(f"{line}\n" for line in texts).encode(), np.uint8)
+        for name, texts in (("english", english), ("german", german))
+    }
+    monkeypatch.setattr(paper, "load", lambda *_: arrays)
+    texts = raw_texts(EXPERIMENTS["messages-en-de"], None)
+    assert sorted(line for part in ("train", "valid", "test") for line in texts[f"{part}_en"]) == sorted(english)
+    assert 2 <= len(texts["test_en"]) <= 25
+    pairs = zip(texts["train_en"], texts["train_de"], strict=True)
+    assert all(one.split()[1] == other.split()[1] for one, other in pairs)
 
 
 def test_perfect_translations_score_100() -> None:

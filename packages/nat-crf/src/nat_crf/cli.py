@@ -7,8 +7,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
+import tyro
+
+from nat_crf.paper import PaperConfig
 from sextet import cli
 
 if TYPE_CHECKING:
@@ -114,6 +117,30 @@ def batched(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
         yield waiting
 
 
+def build(
+    into: Path,
+    folder: Path,
+    config: Annotated[PaperConfig, tyro.conf.arg(name="")],
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Train a translator and write it as a folder for `nat-crf translate`.
+
+    Args:
+        into: folder of the translator.
+        folder: where the stages keep their state; the same folder continues them.
+        config: data, model and recipe.
+        seed: of the model.
+        device: where to compute.
+    """
+    from nat_crf.paper import build_translator
+    from sextet.recipe import RunContext
+
+    context = RunContext(directory=folder, stages=folder / "stages", seed=seed, device=device)
+    build_translator(config, context).save(into)
+    print(f"{into}: translate with `nat-crf translate --model {into}`")
+
+
 def main() -> None:
     """Entry point."""
     from nat_crf.multimodality import RECIPE as MULTIMODALITY
@@ -122,6 +149,7 @@ def main() -> None:
 
     commands = {
         "translate": translate,
+        "build": build,
         "catalogues": cli.recipe_command(CATALOGUES),
         "paper": cli.recipe_command(PAPER),
         "multimodality": cli.recipe_command(MULTIMODALITY),

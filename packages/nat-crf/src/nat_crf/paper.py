@@ -1,4 +1,4 @@
-"""The paper's own experiments: WMT14 and IWSLT14; teacher, distillation, NART, NART-CRF, NART-DCRF (Section 6)."""
+"""The paper's own experiments on WMT14 and IWSLT14, and the same on open messages in subwords (Sections 6 to 8)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import Literal
 import numpy as np
 
 from nat_crf.bleu import bleu_statistics, repeated_words
+from nat_crf.catalogues import CATALOGUES_LARGE, sentences, split_of
 from nat_crf.codecs import MosesCodec, load_codec
 from nat_crf.config import NatConfig, preset
 from nat_crf.corpus_decoding import translate_all
-from nat_crf.pipeline import Kind, Pairs, Plan, make_translator
+from nat_crf.model_folder import load_nat, load_teacher
+from nat_crf.pipeline import Kind, Pairs, Plan, make_translator, model_stage, teacher_stage
 from nat_crf.sentences import Sentences
 from nat_crf.sequences import Words, remove_repeats
 from nat_crf.significance import ratio_values, sentence_values
 from nat_crf.text_preparation import IWSLT14_TEXT, WMT14_TEXT, TextConfig, encode, prepare
 from nat_crf.training import OptimisationConfig
-from nat_crf.translation_sets import DISTILLED, IWSLT14, WMT14, lines
+from nat_crf.translation_sets import DISTILLED, IWSLT14, LANGUAGES, PARTS, WMT14, lines
+from nat_crf.translator import Translator
 from sextet.data import Passport, load
 from sextet.recipe import Metrics, Recipe, RunContext, Scores
 
@@ -89,11 +92,28 @@ def _iwslt() -> Experiment:
     )
 
 
+def _messages(steps: int) -> OptimisationConfig:
+    return OptimisationConfig(
+        steps=steps, lr=1e-3, warmup=steps // 10, schedule="linear", save_every=500, precision="bf16", accumulate=2
+    )
+
+
 EXPERIMENTS = {
     "wmt14-en-de": _wmt(WMT14, "en", 2),
     "wmt14-de-en": _wmt(WMT14, "de", -2),
     "wmt14-en-de-distilled": _wmt(DISTILLED, "en", 2),
     "iwslt14-de-en": _iwslt(),
+    "messages-en-de": replace(
+        _iwslt(),
+        passport=CATALOGUES_LARGE,
+        source="en",
+        length_constant=0,
+        dropout=0.1,
+        text=replace(WMT14_TEXT, merges=8000, normalise=False, longest=100),
+        teacher=_messages(8000),
+        start=_messages(10_000),
+        further=_messages(2500),
+    ),
 }
 
 
@@ -102,7 +122,8 @@ class PaperConfig:
     """One cell of the paper's tables.
 
     Attributes:
-        dataset: `wmt14-en-de`, `wmt14-de-en`, `iwslt14-de-en`, or the ready-made `wmt14-en-de-distilled`.
+        dataset: `wmt14-en-de`, `wmt14-de-en`, `iwslt14-de-en`, the ready-made `wmt14-en-de-distilled`, or
+            `messages-en-de`, open data that needs no manual download.
         model: `teacher`, `nat-start` (the vanilla NART), `nat` (trained on as long as the CRFs), `crf`, `dcrf`.
         candidates: target lengths; 9 and 19 are rescored by the teacher.
         beam: k at decoding; None for 64, that of training.
@@ -207,18 +228,17 @@ class PreparedSet:
         assert isinstance(codec, MosesCodec)
         return codec
 
+    def pairs(self, experiment: Experiment) -> Pairs:
+        """The training set."""
+        source, target = experiment.source, experiment.target
+        sizes = len(self.codec(source)), len(self.codec(target))
+        return Pairs(self.folder.name, self.ids("train", source), self.ids("train", target), *sizes)
+
 
 def run_paper(config: PaperConfig, context: RunContext) -> Metrics:
     """Tokenised BLEU (the paper's), sacreBLEU on raw text, words repeated (%): one value a test sentence."""
     prepared, experiment = text_stage(config, context), config.experiment
-    codec = prepared.codec(experiment.target)
-    pairs = Pairs(
-        prepared.folder.name,
-        prepared.ids("train", experiment.source),
-        prepared.ids("train", experiment.target),
-        len(prepared.codec(experiment.source)),
-        len(codec),
-    )
+    codec, pairs = prepared.codec(experiment.target), prepared.pairs(experiment)
     sources = prepared.ids("test", experiment.source)
     translate = make_translator(
         config.plan(), pairs, config.model, context, sources, candidates=config.candidates, beam=config.beam
@@ -226,8 +246,24 @@ def run_paper(config: PaperConfig, context: RunContext) -> Metrics:
     found = translate_all(sources.lengths.tolist(), translate, max_tokens=experiment.max_tokens)
     if config.deduplicate:
         found = [remove_repeats(words) for words in found]
-    references = lines(load(experiment.passport, context.data_root), f"test_{experiment.target}")
+    references = raw_texts(experiment, context.data_root)[f"test_{experiment.target}"]
     return score(found, references, codec, raw=experiment.passport is not DISTILLED)
+
+
+def build_translator(config: PaperConfig, context: RunContext) -> Translator:
+    """The cell's model, trained where it is not yet, as a translator of raw text; with the teacher if it has one.
+
+    Raises:
+        ValueError: `config.model` is the teacher.
+    """
+    if config.model == "teacher":
+        raise ValueError("model: expected a non-autoregressive one, got teacher")
+    prepared, experiment, plan = text_stage(config, context), config.experiment, config.plan()
+    pairs = prepared.pairs(experiment)
+    model = load_nat(model_stage(plan, pairs, config.model, context))
+    teacher = load_teacher(teacher_stage(plan, pairs, context)) if plan.distilled else None
+    codecs = prepared.codec(experiment.source), prepared.codec(experiment.target)
+    return Translator(model, *codecs, teacher, device=context.device)
 
 
 def score(found: Sequence[Words], references: Sequence[str], codec: MosesCodec, *, raw: bool) -> Metrics:
@@ -254,13 +290,25 @@ def score(found: Sequence[Words], references: Sequence[str], codec: MosesCodec, 
     return {name: Scores(tuple(map(float, value)), unit="sentence") for name, value in values.items()}
 
 
+def raw_texts(experiment: Experiment, root: Path | None) -> dict[str, list[str]]:
+    """Sentences by `train_en` ... `test_de`; messages are split by hash, 3 % for test and 1 % for validation."""
+    arrays = load(experiment.passport, root)
+    if experiment.passport is not CATALOGUES_LARGE:
+        return {name: lines(arrays, name) for name in arrays}
+    texts: dict[str, list[str]] = {f"{part}_{side}": [] for part in PARTS for side in LANGUAGES}
+    for english, german in zip(sentences(arrays, "english"), sentences(arrays, "german"), strict=True):
+        part = split_of(english, test=0.03, valid=0.01)
+        texts[f"{part}_en"].append(english)
+        texts[f"{part}_de"].append(german)
+    return texts
+
+
 def text_stage(config: PaperConfig, context: RunContext) -> PreparedSet:
     """Subword ids of all parts, and the codecs."""
     experiment = config.experiment
 
     def build(folder: Path) -> None:
-        arrays = load(experiment.passport, context.data_root)
-        texts = {name: lines(arrays, name) for name in arrays}
+        texts = raw_texts(experiment, context.data_root)
         if experiment.passport is DISTILLED:
             keys = [(part, language) for part in ("train", "valid", "test") for language in ("en", "de")]
             subwords = {key: [line.split() for line in texts["_".join(key)]] for key in keys}
