@@ -61,6 +61,7 @@ standalone: $(READY) ## every package alone: from its wheel, and by plain pip fr
 bench: $(READY) ## speed side by side with other formulations, one thread (about 5 minutes)
 	$(BIN)/python -m benchmarks.speed.fslstm --out runs/speed/fslstm.json
 	$(BIN)/python -m benchmarks.speed.nat_crf --out runs/speed/nat_crf.json
+	$(BIN)/python -m benchmarks.speed.nat_crf_translation --out runs/speed/nat_crf_translation.json
 
 check: $(READY) ## whether what was measured here still says what was published
 	$(SEXTET) check
