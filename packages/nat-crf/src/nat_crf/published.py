@@ -1,4 +1,4 @@
-"""Weights of fairseq's NAT and NAT-CRF models: import with equal outputs, and export under their names."""
+"""Weights of fairseq's NAT and NAT-CRF models, and of our plug-in's: import with equal outputs, export."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def from_published(state: Mapping[str, Tensor], *, heads: int, **changes: Any) -
         if name in _POSITIONS:
             own[name] = value[1:]  # row 0 is never used, row 1 is padding's
         elif name not in _COPIES[1:]:
-            own[_RENAMED.get(name, name)] = value
+            own[_RENAMED.get(name, name).replace("crf_layer.f.", "crf.f.", 1)] = value
     own["decoder.embed_tokens.weight"] = weights.get(_COPIES[1], weights[_EMBEDDING])
     projection = weights.get(_COPIES[2])
     if projection is not None and not torch.equal(projection, own["decoder.embed_tokens.weight"]):
@@ -94,7 +94,7 @@ def published_config(weights: Mapping[str, Tensor], *, heads: int, **changes: An
         "pre_norm": "encoder.layer_norm.weight" in weights,
         "positions": "sinusoidal" if table is None else "learned",
         "share_embeddings": target is None or torch.equal(target, embedding),
-        "crf": "none" if crf is None else "static",
+        "crf": "none" if crf is None else "dynamic" if any("crf_layer.f." in name for name in weights) else "static",
     }
     if table is not None:
         told["max_positions"] = table.shape[0] - 2
