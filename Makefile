@@ -7,9 +7,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 SEXTET := $(BIN)/sextet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+FAIRSEQ := .venv-fairseq
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow coverage lint types format standalone reproduce report bench check check-quick plan clean
+.PHONY: help setup test test-slow test-fairseq coverage lint types format standalone reproduce report bench check check-quick plan clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -43,6 +44,11 @@ test: $(READY) ## the tests (under 5 minutes on 2 cores)
 test-slow: $(READY) ## the slow tests and those that download (about 10 minutes)
 	$(PYTEST) -m "slow or network or gpu"
 
+test-fairseq: | $(UV) ## the fairseq plug-in in real fairseq runs, in an environment of its own (about 3 minutes on Python 3.12)
+	test -x $(FAIRSEQ)/bin/python || $(UV) venv --quiet --python 3.12 $(FAIRSEQ) || $(UV) venv --quiet $(FAIRSEQ)
+	$(UV) pip install --quiet --python $(FAIRSEQ)/bin/python ./shared "./packages/nat-crf[fairseq]" pytest
+	$(FAIRSEQ)/bin/python -m pytest -c /dev/null --rootdir packages/nat-crf packages/nat-crf/tests/fairseq_runs
+
 coverage: $(READY) ## the tests with branch coverage
 	$(PYTEST) -n 2 -m "not network and not gpu" --cov --cov-report=term
 
@@ -70,4 +76,4 @@ check-quick: $(READY) ## the same on a small part that is run again (about 2 min
 	$(SEXTET) check --quick
 
 clean: ## remove what was made here (environment, runs), not the datasets
-	rm -rf .venv .uv runs dist
+	rm -rf .venv .uv $(FAIRSEQ) runs dist

@@ -29,6 +29,18 @@ def test_round_trip(crf: str, positions: str, share: bool) -> None:
     assert all(torch.equal(again[name], value) for name, value in state.items())
 
 
+def test_dynamic_transitions_as_the_plug_in_names_them() -> None:
+    """The published code has none; ours inside fairseq keeps them in its CRF layer."""
+    model = tiny_model("fairseq", crf="dynamic")
+    own = to_published(tiny_model("fairseq", crf="static"))
+    state = own | {f"crf_layer.{name[4:]}": value for name, value in model.state_dict().items() if ".f." in name}
+    restored = from_published(state, heads=2, beam=64)
+    assert restored.config.crf == "dynamic"
+    wanted = {name: value for name, value in model.state_dict().items() if ".f." in name}
+    assert wanted
+    assert all(torch.equal(restored.state_dict()[name], value) for name, value in wanted.items())
+
+
 def test_bookkeeping_entries_are_left_out() -> None:
     state = to_published(tiny_model("fairseq", positions="sinusoidal"))
     state |= {"encoder.version": torch.tensor([3.0]), "encoder.embed_positions._float_tensor": torch.zeros(1)}
