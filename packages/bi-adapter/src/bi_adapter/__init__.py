@@ -17,12 +17,15 @@ from bi_adapter.folder import from_pretrained, save_pretrained
 from bi_adapter.hosts import UnsupportedBackbone
 from bi_adapter.layers import QuantLinear, StoredLinear
 from bi_adapter.merging import freeze_adapter, merge, merge_and_unload, unmerge
+from bi_adapter.peft_lora import export_peft, import_peft
 from bi_adapter.published import PublishedConfig, bin_content, export_bin, load_bin, read_config
 from bi_adapter.quantise import fake_quantize
 from bi_adapter.registry import active_adapter, adapter_head, adapter_infos, adapter_matrices
 from bi_adapter.serialise import AdapterFileError
+from bi_adapter.serving import AdapterBank
 
 __all__ = [
+    "AdapterBank",
     "AdapterFileError",
     "BiAdapterConfig",
     "Codebook",
@@ -42,9 +45,11 @@ __all__ = [
     "disable_adapter",
     "enable_adapter",
     "export_bin",
+    "export_peft",
     "fake_quantize",
     "freeze_adapter",
     "from_pretrained",
+    "import_peft",
     "load_bin",
     "merge",
     "merge_and_unload",
