@@ -8,9 +8,10 @@ READY := .venv/.ready
 SEXTET := $(BIN)/sextet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 FAIRSEQ := .venv-fairseq
+FAIRSEQ_PYTHON ?= 3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-fairseq coverage lint types format standalone reproduce report bench check check-quick plan clean
+.PHONY: help setup test test-slow test-fairseq coverage lint types format standalone reproduce reproduce-vtab report bench check check-quick plan clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -23,11 +24,14 @@ $(READY): pyproject.toml shared/pyproject.toml benchmarks/pyproject.toml $(wildc
 
 setup: $(READY) ## everything installed in .venv (about 5 GB, a minute or two the first time)
 
-reproduce: $(READY) ## all tables; PROFILE=laptop|overnight|gpu|paper, WORKERS=n at a time (laptop: about 8 minutes on 2 cores)
+reproduce: $(READY) ## all tables; PROFILE=laptop|overnight|gpu|paper, WORKERS=n at a time (laptop: about 35 minutes on 2 cores)
 	$(SEXTET) run all --profile $(PROFILE) --workers $(WORKERS)
 
 reproduce-%: $(READY) ## one paper (reproduce-fslstm) or one table (reproduce-fslstm-glyphs)
 	$(SEXTET) run $* --profile $(PROFILE) --workers $(WORKERS)
+
+reproduce-vtab: $(READY) ## VTAB-1K with PROFILE=paper; at laptop size its stand-in, all tables of bi-adapter
+	$(SEXTET) run $(if $(filter laptop,$(PROFILE)),bi-adapter,vtab) --profile $(PROFILE) --workers $(WORKERS)
 
 plan: $(READY) ## what `make reproduce` would run, how long it takes, which data it needs
 	$(SEXTET) plan all --profile $(PROFILE)
@@ -44,8 +48,8 @@ test: $(READY) ## the tests (under 5 minutes on 2 cores)
 test-slow: $(READY) ## the slow tests and those that download (about 10 minutes)
 	$(PYTEST) -m "slow or network or gpu"
 
-test-fairseq: | $(UV) ## the fairseq plug-in in real fairseq runs, in an environment of its own (about 3 minutes on Python 3.12)
-	test -x $(FAIRSEQ)/bin/python || $(UV) venv --quiet --python 3.12 $(FAIRSEQ) || $(UV) venv --quiet $(FAIRSEQ)
+test-fairseq: | $(UV) ## the fairseq plug-in in real fairseq runs, in an environment of its own (about 3 minutes on Python 3.12; FAIRSEQ_PYTHON=path of one)
+	test -x $(FAIRSEQ)/bin/python || $(UV) venv --quiet --python $(FAIRSEQ_PYTHON) $(FAIRSEQ) || $(UV) venv --quiet $(FAIRSEQ)
 	$(UV) pip install --quiet --python $(FAIRSEQ)/bin/python ./shared "./packages/nat-crf[fairseq]" pytest
 	$(FAIRSEQ)/bin/python -m pytest -c /dev/null --rootdir packages/nat-crf packages/nat-crf/tests/fairseq_runs
 
