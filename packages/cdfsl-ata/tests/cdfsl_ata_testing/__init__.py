@@ -1,0 +1,1 @@
+"""Helpers of the tests: tiny learners, brute-force formulas, the golden contract."""
