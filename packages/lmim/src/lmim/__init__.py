@@ -1,3 +1,19 @@
-"""LocalMIM: local multi-scale masked image modelling for ViT and Swin (CVPR 2023)."""
+"""Local multi-scale masked image modelling for ViT and Swin (CVPR 2023)."""
+
+from lmim.classifiers import SwinClassifier, VitClassifier
+from lmim.swin import SparseSwin, SwinLocalMim
+from lmim.targets import hog_targets, pixel_targets
+from lmim.vit import LocalMim, Reconstruction
+
+__all__ = [
+    "LocalMim",
+    "Reconstruction",
+    "SparseSwin",
+    "SwinClassifier",
+    "SwinLocalMim",
+    "VitClassifier",
+    "hog_targets",
+    "pixel_targets",
+]
 
 __version__ = "0.1.0"

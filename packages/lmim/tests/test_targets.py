@@ -1,0 +1,124 @@
+"""HOG and pixels (sections 4 and 13 of the specification)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lmim import hog_targets, pixel_targets
+from lmim.masking import mask_from_noise, masked_mean, rescale_mask, unit_mask, visible_count
+from lmim.positions import position_table
+from lmim.schedule import learning_rate
+from lmim.targets import orientation_map, pixel_vectors, pooled_map
+
+
+def images(count=2, size=32, seed=0):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def hog_by_hand(image, cell, bins):
+    """One channel, pixel by pixel, with the mirrored border."""
+    size = len(image)
+
+    def at(y, x):
+        mirror = [abs(v) if v < size else 2 * size - 2 - v for v in (y, x)]
+        return float(image[mirror[0], mirror[1]])
+
+    cells = torch.zeros(size // cell, size // cell, bins, dtype=torch.float64)
+    for y in range(size):
+        for x in range(size):
+            gx = sum(w * (at(y + k, x - 1) - at(y + k, x + 1)) for k, w in ((-1, 1), (0, 2), (1, 1)))
+            gy = sum(w * (at(y - 1, x + k) - at(y + 1, x + k)) for k, w in ((-1, 1), (0, 2), (1, 1)))
+            index = math.floor(math.atan2(gx, gy) / math.pi * bins) % bins
+            cells[y // cell, x // cell, index] += math.hypot(gx, gy) / cell**2
+    return cells / cells.norm(dim=2, keepdim=True).clamp_min(1e-12)
+
+
+@pytest.mark.parametrize("bins", [9, 18])
+def test_against_loops(bins):
+    image = images(1, 16)
+    (found,) = hog_targets(image, (8,), bins)
+    for channel in range(3):
+        wanted = hog_by_hand(image[0, channel], 8, bins).flatten(0, 1)
+        torch.testing.assert_close(found[0, :, channel * bins : (channel + 1) * bins], wanted)
+
+
+def test_scale_offset_and_sign_do_not_matter():
+    image = images()
+    wanted = hog_targets(image, (4, 16), 9)
+    for changed in (image * 4, image * 0.25, -image):
+        for one, other in zip(hog_targets(changed, (4, 16), 9), wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
+
+
+def test_symmetries():
+    image = images()
+    cells = hog_targets(image, (8,), 9)[0].unflatten(1, (4, 4))
+    turned = hog_targets(image.flip(2, 3), (8,), 9)[0].unflatten(1, (4, 4))
+    torch.testing.assert_close(turned, cells.flip(1, 2))
+    mirrored = hog_targets(image.flip(3), (8,), 9)[0].unflatten(1, (4, 4)).unflatten(3, (3, 9))
+    wanted = cells.flip(2).unflatten(3, (3, 9)).flip(4)
+    torch.testing.assert_close(mirrored[:, 1:3, 1:3], wanted[:, 1:3, 1:3])
+
+
+def test_lengths_and_pooling():
+    image = images()
+    image[:, :, :12, :12] = 1.0
+    maps = orientation_map(image, 9)
+    torch.testing.assert_close(pooled_map(pooled_map(maps, 4), 2), pooled_map(maps, 8))
+    lengths = hog_targets(image, (4,), 9)[0].unflatten(2, (3, 9)).norm(dim=3)
+    assert bool(((lengths - 1).abs().lt(1e-12) | lengths.eq(0)).all())
+    assert bool(lengths[:, 0].eq(0).all())
+    biased = hog_targets(image, (4,), 9, [(0.1, -0.2)])[0].unflatten(2, (3, 9)).norm(dim=3)
+    torch.testing.assert_close(biased, torch.ones_like(biased))
+
+
+def test_half_precision_is_computed_in_full():
+    (found,) = hog_targets(images().half(), (8,), 9)
+    assert found.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = hog_targets(images().float(), (8,), 9)[0]
+    torch.testing.assert_close(inside, hog_targets(images().float(), (8,), 9)[0], rtol=0, atol=0)
+
+
+def test_pixels():
+    image = images(1, 8)
+    vectors = pixel_vectors(image, 4)
+    torch.testing.assert_close(vectors[0, 1].view(4, 4, 3), image[0, :, :4, 4:].permute(1, 2, 0))
+    (found,) = pixel_targets(image, (4,))
+    torch.testing.assert_close(found.mean(dim=2), torch.zeros(1, 4, dtype=torch.float64))
+    assert pixel_targets(image, (4,), normalise=False)[0].equal(vectors)
+
+
+def test_masks():
+    mask = mask_from_noise(torch.rand(3, 196), 0.75)
+    assert mask.mask.sum(dim=1).tolist() == [147, 147, 147]
+    assert mask.keep.shape == (3, 49)
+    for scale in (4, 2, 1, 0.5):
+        torch.testing.assert_close(rescale_mask(mask.mask, scale).sum(), mask.mask.sum() * scale**2)
+    assert set(rescale_mask(mask.mask, 0.5).unique().tolist()) <= {0, 0.25, 0.5, 0.75, 1}
+    assert int(unit_mask(torch.randperm(49), 0.75).sum()) == 37
+    error = torch.rand(3, 196)
+    by_hand = sum(float(error[b, i]) for b in range(3) for i in range(196) if mask.mask[b, i]) / 441
+    assert float(masked_mean(error, mask.mask)) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_schedule():
+    assert learning_rate(0, 1e-3, 1e-6, 10, 100) == 0
+    assert learning_rate(10, 1e-3, 1e-6, 10, 100) == pytest.approx(1e-3)
+    assert learning_rate(100, 1e-3, 1e-6, 10, 100) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: hog_targets(images(), (5,), 9),
+    lambda: hog_targets(images()[0], (4,), 9),
+    lambda: pixel_targets(images(), (7,)),
+    lambda: visible_count(16, 1.0),
+    lambda: visible_count(4, 0.9),
+    lambda: position_table(6, 4),
+])  # fmt: skip
+def test_bad_input(call):
+    with pytest.raises(ValueError, match=r"expected|do not divide|leaves none"):
+        call()
