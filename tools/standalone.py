@@ -61,7 +61,11 @@ def check_package(name: str, uv: str, dist: Path, elsewhere: Path) -> None:
     environment = elsewhere / name
     python = environment / "bin/python"
     run(sys.executable, "-m", "venv", str(environment))
-    run(uv, "pip", "install", "--quiet", "--python", str(python), "--find-links", str(dist), name, cwd=elsewhere)
+    # Versions stay while the code changes: what uv has in its cache under this version may be older
+    fresh = [word for package in (name, "sextet") for word in ("--refresh-package", package)]
+    run(
+        uv, "pip", "install", "--quiet", *fresh, "--python", str(python), "--find-links", str(dist), name, cwd=elsewhere
+    )
     check_installed(name, python, "wheel")
     run(str(python), "-m", "pip", "uninstall", "--quiet", "--yes", name, "sextet")
     run(str(python), "-m", "pip", "install", "--quiet", str(ROOT / "packages" / name), cwd=elsewhere)

@@ -1,0 +1,209 @@
+"""Methods with and without a regulariser, theory, evaluation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from infocl import BarlowTwins, Byol, Decoder, Encoder, LowerBoundRegulariser, SimClr, Supervised, target_momentum
+from infocl.evaluation import class_splits, linear_probe, step_rate
+from infocl.theory import (
+    bayes_error,
+    co_information,
+    error_bound,
+    joint_entropy,
+    minimal_sufficient,
+    mutual_information,
+    with_representation,
+)
+
+
+class Tiny(nn.Module):
+    """Three stages of 4, 6 and 8 features."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3 * 16)
+        self.stages = nn.ModuleList(nn.Linear(48, width) for width in (4, 6, 8))
+
+    def forward(self, x):
+        x = self.norm(x.flatten(1))
+        return [layer(x).tanh() for layer in self.stages]
+
+
+class TinyDecoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 48)
+
+    def forward(self, h):
+        return self.fc(h).view(-1, 3, 4, 4)
+
+
+def views(count=6):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, count, 3, 4, 4, generator=generator).unbind(0)
+
+
+def make(kind, **kwargs):
+    torch.manual_seed(0)
+    return {"simclr": SimClr, "barlow": BarlowTwins, "byol": Byol}[kind](Tiny(), 8, out=5, **kwargs)
+
+
+@pytest.mark.parametrize("kind", ["simclr", "barlow", "byol"])
+def test_a_weight_of_zero_is_the_plain_method(kind):
+    plain = make(kind)(*views())
+    for extra in ({"regulariser": "ip"}, {"regulariser": "lbe"}, {"regulariser": "mib"}):
+        changed = make(kind, weight=0.0, lower_bound=LowerBoundRegulariser(sigma=0.0), **extra)
+        torch.testing.assert_close(changed(*views()), plain)
+    torch.manual_seed(0)
+    with_decoder = make(kind, regulariser="rc", weight=0.0, decoder=TinyDecoder())
+    with_decoder.load_state_dict(make(kind).state_dict(), strict=False)
+    torch.testing.assert_close(with_decoder(*views()), plain)
+
+
+@pytest.mark.parametrize("kind", ["simclr", "barlow", "byol"])
+@pytest.mark.parametrize("regulariser", ["none", "rc", "lbe"])
+def test_training_reduces_the_loss(kind, regulariser):
+    decoder = TinyDecoder() if regulariser == "rc" else None
+    model = make(kind, regulariser=regulariser, weight=0.1, decoder=decoder)
+    parameters = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = model(*views())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
+    used = model.encoder.stages if regulariser == "lbe" else model.encoder.stages[-1:]
+    assert all(value.grad is not None for value in used.parameters())
+
+
+def test_byols_target_moves_slowly_and_has_no_gradient():
+    model = make("byol")
+    online, target = model.encoder.stages[0].weight, model.target_encoder.stages[0].weight
+    assert torch.equal(online, target)
+    with torch.no_grad():
+        online.add_(1.0)
+    start = target.clone()
+    for _ in range(3):
+        model.update_target(0.9)
+    torch.testing.assert_close(target, start + (1 - 0.9**3))
+    model(*views()).backward()
+    assert target.grad is None
+    assert not torch.equal(model.target_encoder.norm.running_mean, torch.zeros(48))
+    assert target_momentum(0, 200) == pytest.approx(0.996)
+    assert target_momentum(100, 200) == pytest.approx(0.998)
+
+
+def test_views_have_statistics_of_their_own():
+    model = make("simclr")
+    one, other = views()
+    other = other + 3
+    model(one, other)
+    wanted = torch.zeros(48)
+    for view in (one, other):
+        wanted = 0.9 * wanted + 0.1 * view.flatten(1).mean(0)
+    torch.testing.assert_close(model.encoder.norm.running_mean, wanted)
+
+
+def test_supervised():
+    torch.manual_seed(0)
+    model = Supervised(Tiny(), 8, 3, regulariser="lbe", weight=0.1)
+    assert model.loss(views()[0], torch.tensor([0, 1, 2, 0, 1, 2])).ndim == 0
+    with pytest.raises(ValueError, match="labels"):
+        model(views()[0])
+
+
+def test_sizes():
+    assert sum(value.numel() for value in Encoder().parameters()) == 11_168_832
+    assert sum(value.numel() for value in SimClr(Encoder(), 512).parameters()) == 11_497_152
+    with torch.device("meta"):
+        assert sum(value.numel() for value in Encoder("resnet50", "imagenet").parameters()) == 23_508_032
+    for size, count in ((32, 1_045_059), (64, 1_646_979)):
+        assert sum(value.numel() for value in Decoder(512, size).parameters()) == count
+        assert Decoder(512, size)(torch.randn(2, 512)).shape == (2, 3, size, size)
+    assert sum(value.numel() for value in Decoder(2048, 224).parameters()) == 6_873_795
+
+
+@pytest.mark.parametrize("call", [
+    lambda: make("simclr", regulariser="more"),
+    lambda: make("simclr", regulariser="rc"),
+    lambda: make("simclr", decoder=TinyDecoder()),
+    lambda: Encoder("resnet7"),
+    lambda: Encoder(stem="mnist"),
+    lambda: Decoder(8, 48),
+])  # fmt: skip
+def test_bad_input(call):
+    with pytest.raises(ValueError, match=r"expected|needed"):
+        call()
+
+
+def structured(seed):
+    """v1 = (s, n1), v2 = (s, n2), n1 and n2 independent given s, T ~ p(T | s, n1)."""
+    rng = np.random.default_rng(seed)
+    s = rng.dirichlet(np.ones(3))
+    n1, n2, t = rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(2), 3), rng.dirichlet(np.ones(4), (3, 3))
+    table = np.zeros((9, 6, 4))
+    for a in range(3):
+        for i in range(3):
+            for j in range(2):
+                table[3 * a + i, 2 * a + j] = s[a] * n1[a, i] * n2[a, j] * t[a, i]
+    return table
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_theorems_where_their_assumptions_hold(seed):
+    table = structured(seed)
+    partition = minimal_sufficient(table)
+    assert partition == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    z = with_representation(table, partition)
+    assert mutual_information(z, 0, 2) == pytest.approx(mutual_information(table, 0, 1))
+    # Theorem 1: what the minimal sufficient representation lacks is I(v1; T | v2)
+    gap = mutual_information(table, 0, 2) - mutual_information(z, 0, 3)
+    assert gap == pytest.approx(mutual_information(table, 0, 2, given=1), abs=1e-12)
+    full = with_representation(table, range(9))
+    assert bayes_error(full) <= bayes_error(z) + 1e-12
+    for joint in (z, full):
+        assert bayes_error(joint) <= error_bound(joint_entropy(joint, [0, 3]) - joint_entropy(joint, [0]), 4) + 1e-12
+
+
+def test_a_counter_example_to_lemma_1():
+    """v1 = (s, a), v2 = (s, b), T = a xor b: the lemma needs T to depend on the views through v1 alone."""
+    table = np.zeros((4, 4, 2))
+    for s in range(2):
+        for a in range(2):
+            for b in range(2):
+                table[2 * s + a, 2 * s + b, a ^ b] = 1 / 8
+    z = with_representation(table, [0, 0, 1, 1])
+    assert co_information(table, 0, 1, 2) == pytest.approx(-math.log(2))
+    assert co_information(z, 0, 2, 3) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="partition"):
+        with_representation(table, [0, 1])
+
+
+def test_a_probe_separates_what_is_separable():
+    torch.manual_seed(0)
+    labels = torch.arange(3).repeat(40)
+    features = 4 * torch.eye(3)[labels] + 0.1 * torch.randn(120, 3)
+    orders = [torch.randperm(120) for _ in range(30)]
+    rates = [step_rate(epoch, 30, 0.1) for epoch in range(30)]
+    probe = linear_probe(nn.Linear(3, 3), (features, labels), (features, labels), orders, rates, batch_size=32)
+    assert probe.accuracies[-1] == 100
+    assert probe.best >= probe.accuracies[-1]
+    assert len(probe.losses) == 30
+    with pytest.raises(ValueError, match="batch_size"):
+        linear_probe(nn.Linear(3, 3), (features[:3], labels[:3]), (features, labels), orders, rates)
+
+
+def test_splits():
+    splits = class_splits([10, 7, 1])
+    assert [len(train) for train, _ in splits] == [8, 5, 0]
+    for count, (train, test) in zip((10, 7, 1), splits, strict=True):
+        assert sorted([*train, *test]) == list(range(count))

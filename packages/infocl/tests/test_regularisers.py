@@ -1,0 +1,151 @@
+"""Identities of the regularisers and losses (section 12 of the specification)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from infocl import LowerBoundRegulariser, ReconstructionRegulariser, information_estimate, lower_bound
+from infocl.lars import Lars
+from infocl.losses import barlow_twins, byol_loss, cross_correlation, nt_xent
+
+
+def rows(count=8, dim=5, seed=0):
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 100), st.floats(0.001, 3))
+def test_the_bound_by_brute_force(count, dim, seed, rho):
+    mu = 3 * rows(count, dim, seed)
+    z = mu + 0.1 * rows(count, dim, seed + 1)
+    total = 0.0
+    for a in range(count):
+        total += math.log(sum(math.exp(-rho * float((z[a] - mu[b]).square().sum())) for b in range(count)))
+    assert float(lower_bound(z, mu, rho)) == pytest.approx(-total / count, abs=1e-9)
+
+
+def test_limits_of_the_bound():
+    mu = rows()
+    z = mu + 0.1 * rows(seed=1)
+    noise = (z - mu).square().sum(1).mean()
+    torch.testing.assert_close(lower_bound(1e4 * mu + (z - mu), 1e4 * mu), 0.05 * noise, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(lower_bound(z[:1], mu[:1]), 0.05 * (z[0] - mu[0]).square().sum())
+    same = torch.zeros_like(mu)
+    torch.testing.assert_close(lower_bound(same, same), torch.tensor(-math.log(8), dtype=torch.float64))
+    assert float(lower_bound(z, mu)) <= float(0.05 * noise)
+    torch.testing.assert_close(lower_bound(3 * z, 3 * mu), lower_bound(z, mu, 0.05 * 9))
+
+
+def test_invariances_of_the_bound():
+    mu = rows()
+    z, order = mu + 0.1 * rows(seed=1), torch.randperm(8)
+    rotation = torch.linalg.qr(rows(5, 5, 3))[0]
+    for one, other in ((z + 2, mu + 2), (z @ rotation, mu @ rotation), (z[order], mu[order])):
+        torch.testing.assert_close(lower_bound(one, other), lower_bound(z, mu))
+
+
+def test_gradients_of_the_bound():
+    mu, z = (rows(4, 3, seed).requires_grad_() for seed in (0, 1))
+    assert torch.autograd.gradcheck(lower_bound, (z, mu))
+    gradients = torch.autograd.grad(lower_bound(z, mu), (z, mu))
+    torch.testing.assert_close(sum(part.sum(0) for part in gradients), torch.zeros(3, dtype=torch.float64))
+    # Raising the bound drives rows apart
+    before = torch.pdist(mu.detach()).mean()
+    after = torch.pdist((mu + 0.1 * gradients[1]).detach()).mean()
+    assert float(after) > float(before)
+
+
+def test_the_estimate_stays_below_the_information_of_a_gaussian():
+    torch.manual_seed(0)
+    sigma, spread, dim = 1.0, 2.0, 2
+    exact = dim / 2 * math.log(1 + spread**2 / sigma**2)
+    estimates = []
+    for _ in range(200):
+        mu = spread * torch.randn(64, dim)
+        estimates.append(float(information_estimate(mu + sigma * torch.randn_like(mu), mu, 1 / (2 * sigma**2))))
+    mean = sum(estimates) / len(estimates)
+    assert 0.5 * exact < mean < exact
+    assert max(estimates) <= math.log(64)
+
+
+def test_half_precision_is_computed_in_full():
+    mu, z = rows().half(), (rows() + 0.1).half()
+    assert lower_bound(z, mu).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = lower_bound(z.float(), mu.float())
+    torch.testing.assert_close(inside, lower_bound(z.float(), mu.float()), rtol=0, atol=0)
+
+
+def test_stages_are_weighed_and_views_stacked():
+    views = [[rows(4, 3, 1), rows(4, 6, 2)], [rows(4, 3, 3), rows(4, 6, 4)]]
+    noisy = [[part + 0.1 for part in view] for view in views]
+    term = LowerBoundRegulariser(weights=(0.5, 1.0))(views, noisy)
+    mu = [torch.cat([views[0][s], views[1][s]]) for s in range(2)]
+    wanted = -0.5 * lower_bound(mu[0] + 0.1, mu[0]) - lower_bound(mu[1] + 0.1, mu[1])
+    torch.testing.assert_close(term, wanted)
+    with pytest.raises(ValueError, match="3 stages"):
+        LowerBoundRegulariser()(views, noisy)
+
+
+def test_reconstruction_adds_the_views():
+    decoder = nn.Linear(3, 7).double()
+    h, images = [rows(4, 3, 1), rows(4, 3, 2)], [rows(4, 7, 3), rows(4, 7, 4)]
+    regulariser = ReconstructionRegulariser(decoder)
+    wanted = sum(F.mse_loss(decoder(each), image) for each, image in zip(h, images, strict=True))
+    torch.testing.assert_close(regulariser(h, images), wanted)
+    torch.testing.assert_close(regulariser(h[:1] * 2, images[:1] * 2), 2 * regulariser(h[:1], images[:1]))
+
+
+def test_nt_xent_by_loops():
+    one, other = rows(5, 4, 1), rows(5, 4, 2)
+    z = F.normalize(torch.cat([one, other]), dim=1)
+    total = 0.0
+    for a in range(10):
+        others = [float(z[a] @ z[b]) / 0.5 for b in range(10) if b != a]
+        total += math.log(sum(map(math.exp, others))) - float(z[a] @ z[(a + 5) % 10]) / 0.5
+    assert float(nt_xent(one, other)) == pytest.approx(total / 10)
+    torch.testing.assert_close(nt_xent(one, other), nt_xent(other, 3 * one))
+    same = torch.ones(5, 4, dtype=torch.float64)
+    assert float(nt_xent(same, same)) == pytest.approx(math.log(9))
+
+
+def test_byol_and_barlow():
+    one, other = rows(6, 4, 1), rows(6, 4, 2)
+    assert float(byol_loss(one, other, 2 * other, one)) == pytest.approx(0, abs=1e-12)
+    assert float(byol_loss(one, other, -other, -one)) == pytest.approx(8)
+    torch.testing.assert_close(cross_correlation(2 * one + 1, other), cross_correlation(one, other))
+    torch.testing.assert_close(cross_correlation(one, one).diagonal(), torch.full((4,), 5 / 6, dtype=torch.float64))
+    by_hand = cross_correlation(one, other) - torch.eye(4)
+    weights = 0.01 + 0.99 * torch.eye(4)
+    torch.testing.assert_close(barlow_twins(one, other), (by_hand.square() * weights).sum())
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_lars(published):
+    weight, zero = nn.Parameter(rows(3, 4)), nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    start = weight.detach().clone()
+    optimizer = Lars([weight, zero], 0.5, weight_decay=0.0, published=published)
+    weight.grad, zero.grad = rows(3, 4, 1), torch.ones(5, dtype=torch.float64)
+    optimizer.step()
+    assert float((weight - start).detach().norm()) == pytest.approx(0.5 * 1e-3 * float(start.norm()))
+    # A vector at zero never moves in the published form
+    assert bool(zero.detach().eq(0).all()) == published
+
+
+@pytest.mark.parametrize("call", [
+    lambda: lower_bound(rows(3), rows(4)),
+    lambda: lower_bound(rows(), rows(), 0.0),
+    lambda: LowerBoundRegulariser(-1.0),
+    lambda: nt_xent(rows(3), rows(4)),
+    lambda: Lars([nn.Parameter(rows())], -1.0),
+])  # fmt: skip
+def test_bad_input(call):
+    with pytest.raises(ValueError, match="expected"):
+        call()
