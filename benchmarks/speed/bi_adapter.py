@@ -128,7 +128,8 @@ def against_peft(arguments: Arguments, images: Tensor) -> Iterator[Result]:
     theirs = peft.get_peft_model(base(arguments.device), settings)
     other = training_step(theirs, [value for value in theirs.parameters() if value.requires_grad], images)
     for method in ("lora", "adaptformer"):
-        model = attach(base(arguments.device), BiAdapterConfig(method=method, dim=arguments.dim), num_classes=CLASSES)
+        config = replace(BiAdapterConfig(dim=arguments.dim), method=method)
+        model = attach(base(arguments.device), config, num_classes=CLASSES)
         step = training_step(model, list(trainable_parameters(model)), images)
         times = timing.interleaved(step, other, pairs=arguments.pairs, clock=arguments.clock)
         name = f"training step, 1-bit {method} / peft LoRA of rank {arguments.dim}"
@@ -145,7 +146,7 @@ def inference(arguments: Arguments, images: Tensor) -> Iterator[Result]:
     """Forward passes with adapters, unmerged and merged, beside the backbone alone."""
     plain = base(arguments.device).eval()
     for method, merged in (("lora", False), ("adaptformer", False), ("lora", True)):
-        config = BiAdapterConfig(method=method, dim=arguments.dim)
+        config = replace(BiAdapterConfig(dim=arguments.dim), method=method)
         model = freeze_adapter(attach(base(arguments.device), config, num_classes=CLASSES)).eval()
         if merged:
             model = merge_and_unload(model)
