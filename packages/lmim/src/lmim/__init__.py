@@ -1,7 +1,8 @@
 """Local multi-scale masked image modelling for ViT and Swin (CVPR 2023)."""
 
 from lmim.classifiers import SwinClassifier, VitClassifier
-from lmim.swin import SparseSwin, SwinLocalMim
+from lmim.swin import SparseSwin
+from lmim.swin_mim import SwinLocalMim
 from lmim.targets import hog_targets, pixel_targets
 from lmim.vit import LocalMim, Reconstruction
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmim.blocks import Block, PatchEmbed
 from lmim.positions import interpolate_positions, position_table
-from lmim.swin import UNITS, SparseSwin
+from lmim.swin import SparseSwin
 
 
 class VitClassifier(nn.Module):
@@ -85,7 +85,8 @@ class SwinClassifier(SparseSwin):
 
     def features(self, images: Tensor) -> Tensor:
         """[batch, width] of images [batch, 3, 56 patch, 56 patch]."""
-        visible = torch.zeros(UNITS**2, dtype=torch.bool, device=images.device)
+        rows, columns = self.units_of(*images.shape[-2:])
+        visible = torch.zeros(rows * columns, dtype=torch.bool)
         assert isinstance(self.norm, nn.LayerNorm)
         return self.norm(super().forward(images, visible)[-1].mean(dim=1))
 

@@ -1,4 +1,4 @@
-"""LocalMIM on Swin: only visible tokens are computed, in windows of whatever is visible in them (section 5).
+"""Swin on the visible units of an image: only visible tokens are computed, in windows of them (section 5.1).
 
 Tokens are stored unit by unit (32 x 32 pixels, 7 x 7 units at 224), in raster order inside a unit, so that merging
 patches never mixes visible and hidden ones.
@@ -6,83 +6,19 @@ patches never mixes visible and hidden ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from lmim.blocks import Block, Mlp, PatchEmbed, init_linear, init_patch_embed
-from lmim.decoder import cell_errors
-from lmim.masking import masked_mean, random_permutation, unit_mask, units_to_cells
-from lmim.positions import position_table
-from lmim.targets import hog_targets, pixel_targets
-from lmim.vit import Reconstruction, Target, target_width
+from lmim.blocks import Mlp, PatchEmbed, init_linear, init_patch_embed
+from lmim.windows import UNITS, Packing, StageShape, Windows, stage_windows
 
-UNITS = 7
 Geometry = Literal["correct", "published"]
-
-
-def unit_coordinates(units: Tensor, side: int, *, published: bool = False) -> Tensor:
-    """Row and column of every token of some units, int64 [len(units) side^2, 2], unit by unit.
-
-    Args:
-        units: numbers of the units, in raster order of the 7 x 7.
-        side: tokens a unit and axis.
-        published: the published defect from the second stage on: a unit's tokens are placed on as many consecutive
-            cells of the raster.
-    """
-    if published:
-        index = (units[:, None] * side**2 + torch.arange(side**2, device=units.device)).flatten()
-        return torch.stack([index // (UNITS * side), index % (UNITS * side)], dim=1)
-    inner = torch.arange(side, device=units.device)
-    rows = (units // UNITS * side)[:, None, None] + inner[:, None]
-    columns = (units % UNITS * side)[:, None, None] + inner
-    full = torch.broadcast_tensors(rows, columns)
-    return torch.stack([part.flatten() for part in full], dim=1)
-
-
-def window_numbers(coordinates: Tensor, window: int, shift: int) -> Tensor:
-    """Which (shifted) window each token is in, int64 [tokens]; windows at the border are smaller, nothing wraps."""
-    cells = (coordinates + (window - shift if shift else 0)) // window
-    return cells[:, 0] * (int(cells[:, 1].max()) + 1) + cells[:, 1]
-
-
-class Windows(NamedTuple):
-    """Tokens by windows, filled up to the fullest; the same for all blocks of a stage and shift.
-
-    Attributes:
-        members: int64 [windows, most], numbers of tokens; 0 where filled up.
-        filled: bool [windows, most], True for tokens.
-        slots: int64 [tokens], where each token is in the flattened `members`.
-        bias_index: int64 [windows, most, most], entries of the relative-position table.
-    """
-
-    members: Tensor
-    filled: Tensor
-    slots: Tensor
-    bias_index: Tensor
-
-
-def group_windows(coordinates: Tensor, window: int, shift: int) -> Windows:
-    """Windows of the tokens at `coordinates` [tokens, 2]."""
-    labels, counts = torch.unique(window_numbers(coordinates, window, shift), return_inverse=True, return_counts=True)[
-        1:
-    ]
-    most = int(counts.max())
-    order = labels.argsort(stable=True)
-    starts = counts.cumsum(0) - counts
-    position = torch.arange(len(labels), device=labels.device) - starts[labels[order]]
-    slots = torch.empty_like(labels)
-    slots[order] = labels[order] * most + position
-    members = torch.zeros(len(counts) * most, dtype=torch.long, device=labels.device)
-    filled = torch.zeros(len(counts) * most, dtype=torch.bool, device=labels.device)
-    members[slots], filled[slots] = torch.arange(len(labels), device=labels.device), True
-    members, filled = members.view(-1, most), filled.view(-1, most)
-    at = coordinates[members]
-    difference = (at[:, :, None] - at[:, None] + window - 1).clamp(0, 2 * window - 2)
-    bias_index = difference[..., 0] * (2 * window - 1) + difference[..., 1]
-    return Windows(members, filled, slots, bias_index)
+MergeOrder = Literal["standard", "published"]
 
 
 class WindowAttention(nn.Module):
@@ -95,20 +31,24 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads: expected a divisor of the width {dim}, got {heads}")
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """[batch, tokens, dim] to the same shape."""
-        gathered = self.qkv(x)[:, windows.members]
-        # [3, batch, windows, heads, most, dim / heads]
-        query, key, value = gathered.unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        groups, capacity = windows.members.shape
+        # The queries, keys and values of the slots, [3, batch, groups * heads, capacity, dim / heads]
+        slots = self.qkv(x.index_select(1, windows.members.flatten())).view(len(x), groups, capacity, 3, self.heads, -1)
+        query, key, value = slots.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         bias = self.relative_position_bias_table[windows.bias_index].permute(0, 3, 1, 2)
-        bias = bias.masked_fill(~windows.filled[:, None, None], float("-inf"))
-        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5 + bias
-        out = (scores.softmax(dim=-1) @ value).transpose(2, 3).flatten(3).flatten(1, 2)
-        return self.proj(out[:, windows.slots])
+        bias = bias.masked_fill(~windows.allowed[:, None], float("-inf")).flatten(0, 1)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype)[None])
+        # [batch, groups * capacity, dim]
+        out = out.unflatten(1, (groups, self.heads)).transpose(2, 3).flatten(3).flatten(1, 2)
+        return self.proj(out.index_select(1, windows.slots))
 
 
 class SwinBlock(nn.Module):
@@ -117,17 +57,19 @@ class SwinBlock(nn.Module):
     Args:
         dim, heads, window: see `WindowAttention`.
         second_eps: of the second LayerNorm; 1e-5 in the published fine-tuning model.
+        drop_path: share of images that skip a residual branch in training.
     """
 
-    def __init__(self, dim: int, heads: int, window: int, second_eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, heads: int, window: int, second_eps: float = 1e-6, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=second_eps)
         self.attn, self.mlp = WindowAttention(dim, heads, window), Mlp(dim, 4 * dim)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """[batch, tokens, dim] to the same shape."""
-        x = x + self.attn(self.norm1(x), windows)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attn(self.norm1(x), windows))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class PatchMerging(nn.Module):
@@ -139,7 +81,7 @@ class PatchMerging(nn.Module):
             is the order of the published pre-training, row by row.
     """
 
-    def __init__(self, dim: int, order: Literal["standard", "published"] = "standard") -> None:
+    def __init__(self, dim: int, order: MergeOrder = "standard") -> None:
         super().__init__()
         self.norm, self.reduction = nn.LayerNorm(4 * dim, eps=1e-6), nn.Linear(4 * dim, 2 * dim, bias=False)
         self.order = order
@@ -157,12 +99,18 @@ class SwinStage(nn.Module):
     """Blocks of one resolution, and the merging behind them."""
 
     def __init__(
-        self, dim: int, depth: int, heads: int, window: int, *, merge: bool, order: Literal["standard", "published"],
+        self, dim: int, heads: int, window: int, drop_paths: Sequence[float], *, merge: bool, order: MergeOrder,
         second_eps: float,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.blocks = nn.ModuleList(SwinBlock(dim, heads, window, second_eps) for _ in range(depth))
+        self.blocks = nn.ModuleList(SwinBlock(dim, heads, window, second_eps, drop) for drop in drop_paths)
         self.downsample = PatchMerging(dim, order) if merge else None
+
+    def forward(self, x: Tensor, windows: tuple[Windows, Windows]) -> Tensor:
+        """All blocks on [batch, tokens, dim], every other one in shifted windows; the merging is not applied."""
+        for number, block in enumerate(self.blocks):
+            x = block(x, windows[number % 2])
+        return x
 
 
 class SwinTokens(nn.Module):
@@ -172,29 +120,32 @@ class SwinTokens(nn.Module):
         super().__init__()
         self.proj, self.norm = PatchEmbed(patch, dim).proj, nn.LayerNorm(dim, eps=1e-6)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[batch, 3, height, width] -> [batch, tokens, dim], unit by unit."""
-        maps = self.proj(images)
-        side = maps.shape[2] // UNITS
-        parts = maps.unflatten(2, (UNITS, side)).unflatten(4, (UNITS, side))
-        return self.norm(parts.permute(0, 2, 4, 3, 5, 1).flatten(1, 4))
+    def forward(self, images: Tensor, side: int) -> Tensor:
+        """[batch, 3, height, width] -> [batch, units, side^2, dim]."""
+        parts = self.proj(images).unflatten(2, (-1, side)).unflatten(4, (-1, side))
+        # [batch, dim, rows, row in unit, columns, column in unit]
+        return self.norm(parts.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2))
 
 
 class SparseSwin(nn.Module):
     """Swin on the visible units of an image.
 
     Args:
-        patch: pixels a side of a token; an image has 7 x 8 patches a side.
+        patch: pixels a side of a token; a mask unit has 8 x 8 of them.
         dim: width of the first stage.
-        depths, heads: of the four stages.
+        depths, heads: of the four stages (or fewer).
         window: tokens a side; a stage with fewer has one window, unshifted.
         geometry: `correct`; or `published`, with tokens of later stages misplaced and merged in another order, for the
             released weights.
         taps: a LayerNorm after each stage (pre-training).
         second_eps: see `SwinBlock`.
+        image: pixels a side for which the tables of relative positions are made, 7 units by default. Other images,
+            square or not, may be given where units divide them.
+        drop_path: rate of the last block; it rises linearly from 0 at the first.
+        packing: how windows are packed, see `windows.group_windows`; without influence on the result.
 
     Raises:
-        ValueError: an unknown geometry.
+        ValueError: an unknown geometry, an image that units do not divide, not as many heads as depths.
     """
 
     def __init__(
@@ -208,22 +159,30 @@ class SparseSwin(nn.Module):
         geometry: Geometry = "correct",
         taps: bool = True,
         second_eps: float = 1e-6,
+        image: int | None = None,
+        drop_path: float = 0.0,
+        packing: Packing | None = None,
     ) -> None:
         super().__init__()
         if geometry not in ("correct", "published"):
             raise ValueError(f"geometry: expected 'correct' or 'published', got {geometry!r}")
-        self.geometry, self.patch = geometry, patch
+        if not 1 <= len(depths) <= 4 or len(heads) != len(depths):
+            raise ValueError(f"depths: expected 1 to 4 stages and heads for each, got {depths} and {heads}")
+        self.geometry, self.patch, self.packing, self.depths = geometry, patch, packing, tuple(depths)
         self.sides = tuple(8 >> stage for stage in range(len(depths)))
-        self.windows = tuple(min(window, UNITS * side) for side in self.sides)
+        self.image = UNITS * self.unit if image is None else image
+        self.grid = self.units_of(self.image, self.image)[0]
+        self.windows = tuple(min(window, self.grid * side) for side in self.sides)
         self.widths = tuple(dim * 2 ** min(stage + 1, len(depths) - 1) for stage in range(len(depths)))
         order = "standard" if geometry == "correct" else "published"
+        drops = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
         self.patch_embed = SwinTokens(patch, dim)
         self.layers = nn.ModuleList(
             SwinStage(
-                dim * 2**stage, depth, heads[stage], self.windows[stage], merge=stage + 1 < len(depths), order=order,
-                second_eps=second_eps,
+                dim * 2**stage, heads[stage], self.windows[stage], drops[stage].tolist(),
+                merge=stage + 1 < len(depths), order=order, second_eps=second_eps,
             )
-            for stage, depth in enumerate(depths)
+            for stage in range(len(depths))
         )  # fmt: skip
         norms = (nn.LayerNorm(width, eps=1e-6) for width in self.widths)
         self.norm: nn.Module | None = nn.ModuleList(norms) if taps else None
@@ -233,139 +192,60 @@ class SparseSwin(nn.Module):
             if isinstance(block, WindowAttention):
                 nn.init.trunc_normal_(block.relative_position_bias_table, std=0.02)
 
+    @property
+    def unit(self) -> int:
+        """Pixels a side of a mask unit."""
+        return self.patch * self.sides[0]
+
+    def units_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of units in an image.
+
+        Raises:
+            ValueError: units do not divide it.
+        """
+        if height % self.unit or width % self.unit or not height or not width:
+            raise ValueError(
+                f"images: expected sides that are multiples of {self.unit} pixels (mask units of 8 x 8 patches of "
+                f"{self.patch}), got {height} x {width}; resize or pad them"
+            )
+        return height // self.unit, width // self.unit
+
     def forward(self, images: Tensor, mask: Tensor) -> list[Tensor]:
         """The outputs of the stages, each behind its merging and its LayerNorm.
 
         Args:
-            images: [batch, 3, 56 patch, 56 patch].
-            mask: bool [49], True for hidden units, the same for all images.
+            images: [batch, 3, height, width], sides multiples of 8 patches.
+            mask: bool [units], True for hidden units in raster order, the same for all images.
 
         Returns:
             [batch, visible tokens, width] for each stage, unit by unit.
 
         Raises:
-            ValueError: images of another size, or a mask of other units or without visible ones.
+            ValueError: images that units do not divide, or a mask of other units or without visible ones.
         """
-        size = UNITS * self.sides[0] * self.patch
-        if images.shape[-2:] != (size, size):
-            raise ValueError(f"images: expected {size} x {size} pixels, got {list(images.shape[-2:])}")
-        if mask.shape != (UNITS**2,) or bool(mask.all()):
-            raise ValueError(f"mask: expected {UNITS**2} units with visible ones, got {list(mask.shape)}")
-        units = (~mask).nonzero().flatten()
-        tokens = self.patch_embed(images).unflatten(1, (UNITS**2, -1))[:, units].flatten(1, 2)
-        outputs = []
-        for stage, layer in enumerate(self.layers):
-            tokens = self.run_stage(layer, tokens, units, stage)
-            outputs.append(self.norm[stage](tokens) if isinstance(self.norm, nn.ModuleList) else tokens)
-        return outputs
+        grid = self.units_of(*images.shape[-2:])
+        if mask.shape != (grid[0] * grid[1],) or bool(mask.all()):
+            raise ValueError(f"mask: expected {grid[0] * grid[1]} units with visible ones, got {list(mask.shape)}")
+        merged = [after for _, after in self.stages(images, (~mask).nonzero().flatten(), grid)]
+        norms = self.norm if isinstance(self.norm, nn.ModuleList) else [nn.Identity() for _ in merged]
+        return [norm(tokens) for norm, tokens in zip(norms, merged, strict=True)]
 
-    def run_stage(self, layer: nn.Module, tokens: Tensor, units: Tensor, stage: int) -> Tensor:
-        """All blocks and the merging of one stage."""
-        assert isinstance(layer, SwinStage)
-        side, window = self.sides[stage], self.windows[stage]
-        misplaced = self.geometry == "published" and stage > 0
-        coordinates = unit_coordinates(units, side, published=misplaced)
-        shift = window // 2 if window < UNITS * side else 0
-        plain = group_windows(coordinates, window, 0)
-        shifted = group_windows(coordinates, window, shift) if shift else plain
-        for number, block in enumerate(layer.blocks):
-            tokens = block(tokens, shifted if number % 2 else plain)
-        return tokens if layer.downsample is None else layer.downsample(tokens, side)
-
-
-class SwinDecoder(nn.Module):
-    """A tap's decoder: one block over all cells of its stage (5.2).
-
-    Args:
-        dim_in: width of the tap.
-        side: cells a unit and axis.
-        out: numbers a cell.
-        dim, heads: of the decoder.
-    """
-
-    pos_embed: Tensor
-
-    def __init__(self, dim_in: int, side: int, out: int, dim: int, heads: int = 4) -> None:
-        super().__init__()
-        self.side = side
-        self.embed = nn.Linear(dim_in, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("pos_embed", position_table(dim, UNITS * side).float()[None])
-        self.blocks = nn.Sequential(Block(dim, heads))
-        self.norm, self.pred = nn.LayerNorm(dim, eps=1e-6), nn.Linear(dim, out)
-        init_linear(self)
-        nn.init.normal_(self.mask_token, std=0.02)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[batch, visible, dim_in] unit by unit, bool [49] -> [batch, cells, out] in raster order."""
-        at = unit_coordinates((~mask).nonzero().flatten(), self.side)
-        place = at[:, 0] * UNITS * self.side + at[:, 1]
-        visible = self.embed(x)
-        full = self.mask_token.to(visible).expand(len(x), (UNITS * self.side) ** 2, -1)
-        full = full.index_copy(1, place, visible) + self.pos_embed.to(visible)
-        return self.pred(self.norm(self.blocks(full)))
-
-
-class SwinLocalMim(nn.Module):
-    """Pre-training model.
-
-    Args:
-        encoder: with LayerNorms at its taps.
-        decoder_dims, decoder_heads: of the decoders.
-        target, bins, hog_bias: see `LocalMim`.
-    """
-
-    hog_biases: Tensor | None
-
-    def __init__(
-        self,
-        encoder: SparseSwin,
-        *,
-        decoder_dims: Sequence[int] = (64, 128, 128, 128),
-        decoder_heads: int = 4,
-        target: Target = "hog",
-        bins: int = 18,
-        hog_bias: bool = False,
-    ) -> None:
-        super().__init__()
-        if encoder.norm is None:
-            raise ValueError("encoder: pre-training needs taps=True")
-        self.encoder, self.target, self.bins = encoder, target, bins
-        sides = tuple(max(1, side // 2) for side in encoder.sides)
-        unit = encoder.patch * encoder.sides[0]
-        self.cells = tuple(unit // side for side in sides)
-        self.decoder = nn.ModuleList(
-            SwinDecoder(width, side, target_width(target, cell, bins), dim, decoder_heads)
-            for width, side, cell, dim in zip(encoder.widths, sides, self.cells, decoder_dims, strict=True)
-        )
-        drawn = (2 * torch.rand(len(sides), 2) - 1) / 3 if hog_bias else None
-        self.register_buffer("hog_biases", drawn)
-
-    def forward(self, images: Tensor, ratio: float = 0.75, permutation: Tensor | None = None) -> Reconstruction:
-        """Hide units, encode the visible ones, predict the hidden ones.
+    def stages(self, images: Tensor, units: Tensor, grid: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each stage, the tokens behind its blocks and the same merged, [batch, tokens, width], unit by unit.
 
         Args:
-            images: [batch, 3, 224, 224] for patches of 4, normalised.
-            ratio: of hidden units; one more is hidden, as published.
-            permutation: int64 [49] that decides; drawn by default.
+            images: [batch, 3, height, width].
+            units: int64 [visible], ascending.
+            grid: see `units_of`.
         """
-        if permutation is None:
-            permutation = random_permutation(UNITS**2)
-        mask = unit_mask(permutation.to(images.device), ratio)
-        latents = self.encoder(images, mask)
-        predictions = [decoder(latent, mask) for decoder, latent in zip(self.decoder, latents, strict=True)]
-        targets = self.make_targets(images)
-        losses = []
-        for cell, prediction, target in zip(self.cells, predictions, targets, strict=True):
-            side = self.encoder.patch * self.encoder.sides[0] // cell
-            hidden = units_to_cells(mask, side).to(prediction.dtype).expand(len(images), -1)
-            losses.append(masked_mean(cell_errors(prediction, target), hidden))
-        stacked = torch.stack(losses)
-        return Reconstruction(stacked.sum(), stacked, predictions, targets, mask, latents)
-
-    def make_targets(self, images: Tensor) -> list[Tensor]:
-        """[batch, cells, out] for each tap."""
-        if self.target == "hog":
-            biases = None if self.hog_biases is None else list(self.hog_biases.to(images))
-            return hog_targets(images, self.cells, self.bins, biases)
-        return pixel_targets(images, self.cells, normalise=self.target == "normalised-pixels")
+        tokens = self.patch_embed(images, self.sides[0])
+        tokens = tokens.index_select(1, units.to(tokens.device)).flatten(1, 2)
+        visible = tuple(units.tolist())
+        for stage, layer in enumerate(self.layers):
+            assert isinstance(layer, SwinStage)
+            misplaced = self.geometry == "published" and stage > 0
+            shape = StageShape(*grid, self.sides[stage], self.windows[stage], misplaced, self.packing)
+            tokens = layer(tokens, stage_windows(shape, visible, tokens.device))
+            merged = tokens if layer.downsample is None else layer.downsample(tokens, self.sides[stage])
+            yield tokens, merged
+            tokens = merged

@@ -24,19 +24,11 @@ from lmim.schedule import (
     swin_layer,
     vit_layer,
 )
-from lmim.swin import (
-    UNITS,
-    PatchMerging,
-    SparseSwin,
-    SwinDecoder,
-    SwinLocalMim,
-    WindowAttention,
-    group_windows,
-    unit_coordinates,
-    window_numbers,
-)
+from lmim.swin import PatchMerging, SparseSwin, WindowAttention
+from lmim.swin_mim import SwinDecoder, SwinLocalMim
 from lmim.targets import cell_histograms, normalised, orientation_map, pixel_vectors, sobel
 from lmim.vit import LocalMim
+from lmim.windows import UNITS, group_windows, unit_coordinates, window_numbers
 
 
 class GoldenError(AssertionError):
