@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from infocl import BarlowTwins, Byol, Decoder, Encoder, LowerBoundRegulariser, SimClr, Supervised, target_momentum
-from infocl.evaluation import class_splits, linear_probe, step_rate
+from infocl.evaluation import class_splits
 from infocl.theory import (
     bayes_error,
     co_information,
@@ -186,20 +186,6 @@ def test_a_counter_example_to_lemma_1():
     assert co_information(z, 0, 2, 3) == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="partition"):
         with_representation(table, [0, 1])
-
-
-def test_a_probe_separates_what_is_separable():
-    torch.manual_seed(0)
-    labels = torch.arange(3).repeat(40)
-    features = 4 * torch.eye(3)[labels] + 0.1 * torch.randn(120, 3)
-    orders = [torch.randperm(120) for _ in range(30)]
-    rates = [step_rate(epoch, 30, 0.1) for epoch in range(30)]
-    probe = linear_probe(nn.Linear(3, 3), (features, labels), (features, labels), orders, rates, batch_size=32)
-    assert probe.accuracies[-1] == 100
-    assert probe.best >= probe.accuracies[-1]
-    assert len(probe.losses) == 30
-    with pytest.raises(ValueError, match="batch_size"):
-        linear_probe(nn.Linear(3, 3), (features[:3], labels[:3]), (features, labels), orders, rates)
 
 
 def test_splits():

@@ -1,16 +1,13 @@
-"""The published linear evaluation (7.3, 7.4), splits that are drawn (6.2), names for detectron2 (7.5)."""
+"""Pixels of the published evaluation (7.3, 7.4), splits that are drawn (6.2), names for detectron2 (7.5)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "CIFAR10": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -54,77 +51,6 @@ def normalised(image: Image.Image, dataset: str) -> Tensor:
     mean, std = (torch.tensor(values)[:, None, None] for values in STATISTICS[dataset])
     values = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float() / 255
     return (values - mean) / std
-
-
-class Probe(NamedTuple):
-    """A trained linear classifier.
-
-    Attributes:
-        layer: it.
-        losses: mean training loss of each epoch.
-        accuracies: per cent of the test set right after each epoch.
-    """
-
-    layer: nn.Linear
-    losses: list[float]
-    accuracies: list[float]
-
-    @property
-    def best(self) -> float:
-        """The published figure, chosen on the test set; the last accuracy is the honest one."""
-        return max(self.accuracies)
-
-
-def step_rate(epoch: int, epochs: int, base: float = 0.01) -> float:
-    """A tenth after 60 and after 80 per cent of the epochs."""
-    return base * 0.1 ** sum(epoch >= share * epochs for share in (0.6, 0.8))
-
-
-def cosine_rate(epoch: int, epochs: int, base: float = 0.3) -> float:
-    """base (1 + cos(pi epoch / epochs)) / 2."""
-    return base * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def linear_probe(
-    layer: nn.Linear,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    orders: Sequence[Tensor],
-    rates: Sequence[float],
-    batch_size: int = 128,
-    momentum: float = 0.9,
-) -> Probe:
-    """SGD with cross-entropy on fixed features, without decay; the last incomplete batch of an epoch is dropped.
-
-    Args:
-        layer: where training starts; changed in place.
-        train, test: features [n, dim] and labels [n].
-        orders: of the training rows, one an epoch.
-        rates: learning rates, one an epoch.
-        batch_size, momentum: of SGD.
-
-    Raises:
-        ValueError: fewer training rows than a batch.
-    """
-    features, labels = train
-    batches = len(labels) // batch_size
-    if not batches:
-        raise ValueError(f"batch_size: expected at most the {len(labels)} training rows, got {batch_size}")
-    optimizer = torch.optim.SGD(layer.parameters(), lr=rates[0], momentum=momentum)
-    losses, accuracies = [], []
-    for order, rate in zip(orders, rates, strict=True):
-        optimizer.param_groups[0]["lr"] = rate
-        total = 0.0
-        for rows in order[: batches * batch_size].split(batch_size):
-            loss = F.cross_entropy(layer(features[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += float(loss.detach())
-        losses.append(total / batches)
-        with torch.no_grad():
-            accuracies.append(100 * float((layer(test[0]).argmax(1) == test[1]).double().mean()))
-    return Probe(layer, losses, accuracies)
 
 
 def class_splits(counts: Sequence[int], seed: int = 42) -> list[tuple[np.ndarray, np.ndarray]]:

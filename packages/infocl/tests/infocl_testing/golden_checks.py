@@ -19,17 +19,15 @@ from torch import Tensor, nn
 from infocl.evaluation import (
     centred_pixels,
     class_splits,
-    cosine_rate,
     detectron2_name,
     first_seen,
-    linear_probe,
     pixels,
-    step_rate,
 )
 from infocl.lars import Lars
 from infocl.losses import barlow_twins, byol_loss, byol_regression, nt_xent
 from infocl.methods import BarlowTwins, Byol, Method, SimClr, Supervised, target_momentum
 from infocl.networks import Decoder, Encoder
+from infocl.probes import cosine_rate, linear_probe, step_rate
 from infocl.regularisers import LowerBoundRegulariser, lower_bound
 from infocl.theory import (
     bayes_error,
