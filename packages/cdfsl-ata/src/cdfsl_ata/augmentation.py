@@ -246,7 +246,7 @@ def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     modules = [module for model in models for module in model.modules()]
     flags = [module.training for module in modules]
     buffers = [buffer for model in models for buffer in model.buffers()]
-    saved = [(buffer, buffer._version, buffer.detach().clone()) for buffer in buffers]
+    saved = [buffer.detach().clone() for buffer in buffers]
     for model in models:
         model.eval()
     try:
@@ -254,7 +254,5 @@ def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module, flag in zip(modules, flags, strict=True):
             module.training = flag
-        with torch.no_grad():
-            for buffer, version, value in saved:
-                if buffer._version != version:  # a module that updates a buffer in evaluation mode too
-                    buffer.copy_(value)
+        for buffer, value in zip(buffers, saved, strict=True):
+            buffer.data.copy_(value)  # through .data: a graph from before the ascent stays valid

@@ -25,17 +25,19 @@ class FeatureWiseTransform(nn.BatchNorm2d):
 
     Attributes:
         gamma, beta: [1, channels, 1, 1]; 0.3 and 0.5, not trained by the FT baseline (`fixed_parameters`).
+        noisy: whether training mode transforms; tests with an episode's own statistics switch it off.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
+        self.noisy = True
         self.gamma = nn.Parameter(torch.full((1, channels, 1, 1), 0.3))
         self.beta = nn.Parameter(torch.full((1, channels, 1, 1), 0.5))
 
     def forward(self, input: Tensor) -> Tensor:
         """[batch, channels, height, width] to the same shape."""
         y = super().forward(input)
-        if not self.training:
+        if not (self.training and self.noisy):
             return y
         noise = torch.randn(2, *self.gamma.shape, device=y.device, dtype=y.dtype)
         return self.transform(y, noise[0], noise[1])
