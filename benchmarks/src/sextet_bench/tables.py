@@ -5,8 +5,10 @@ A table is a grid of rows and columns; a cell is one of each. See `docs/tables.m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,6 +113,42 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One line of a figure.
+
+    Attributes:
+        title: for people.
+        cells: a cell id for each x of the figure; null where the line has no point.
+    """
+
+    title: str
+    cells: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A line picture of cells of the table.
+
+    Attributes:
+        id: unique in the table; part of the picture's file name.
+        title: for people.
+        x_title: what stands below the picture, with its unit.
+        x: increasing numbers, or words.
+        series: the lines.
+        log_x: whether equal ratios of x are equally far apart.
+        y_title: what stands beside the picture; empty for the table's metric and unit.
+    """
+
+    id: str
+    title: str
+    x_title: str
+    x: tuple[float, ...] | tuple[str, ...]
+    series: tuple[Series, ...]
+    log_x: bool = False
+    y_title: str = ""
+
+
+@dataclass(frozen=True)
 class Cell:
     """One number of a table."""
 
@@ -142,6 +180,7 @@ class Table:
     claims: tuple[Claim, ...] = ()
     departures: tuple[str, ...] = ()
     reading: str = ""
+    figures: tuple[Figure, ...] = ()
 
     @property
     def id(self) -> str:
@@ -256,6 +295,7 @@ def _table(content: Any) -> Table:
     if values.get("numbers") is not None:
         values["numbers"] = _build(Numbers, values["numbers"], "numbers")
     values["claims"] = tuple(_build(Claim, item, "claims") for item in _list(values.get("claims", []), "claims"))
+    values["figures"] = tuple(_figure(item) for item in _list(values.get("figures", []), "figures"))
     table = _build(Table, values, "the file")
     _check(table)
     return table
@@ -267,6 +307,7 @@ def _check(table: Table) -> None:
         ("rows", [row.id for row in table.rows]),
         ("columns", [column.id for column in table.columns]),
         ("claims", [claim.id for claim in table.claims]),
+        ("figures", [figure.id for figure in table.figures]),
     ):
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
@@ -287,6 +328,38 @@ def _check(table: Table) -> None:
         table.cell(claim.right)
         if claim.kind not in ("greater", "equal") or (claim.kind == "equal" and claim.by <= 0):
             raise TableError(f"claims.{claim.id}: kind is greater, or equal with by > 0; got {claim.kind}, {claim.by}")
+    for figure in table.figures:
+        _check_figure(table, figure)
+
+
+def _figure(content: Any) -> Figure:
+    values = _mapping(content, "figures")
+    place = f"figures.{values.get('id')}"
+    series = _list(values.get("series"), f"{place}.series")
+    return _build(Figure, {**values, "series": [_build(Series, item, f"{place}.series") for item in series]}, "figures")
+
+
+def _check_figure(table: Table, figure: Figure) -> None:
+    place = f"figures.{figure.id}"
+    if not isinstance(figure.id, str) or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", figure.id):
+        raise TableError(f"{place}: an id is small letters, digits, dots and dashes, since it names a file")
+    x = figure.x if isinstance(figure.x, tuple) else ()
+    numeric = all(type(value) in (int, float) for value in x)
+    if len(x) < 2 or not (numeric or all(isinstance(value, str) for value in x)):
+        raise TableError(f"{place}.x: expected two or more numbers, or two or more words, got {figure.x!r}")
+    if numeric and any(not low < high for low, high in pairwise(x)):
+        raise TableError(f"{place}.x: expected increasing numbers, got {list(x)}")
+    if figure.log_x and not (numeric and x[0] > 0):
+        raise TableError(f"{place}.log_x: expected positive numbers as x, got {list(x)}")
+    if not figure.series:
+        raise TableError(f"{place}.series: expected at least one")
+    for series in figure.series:
+        if not isinstance(series.cells, tuple) or len(series.cells) != len(x):
+            raise TableError(f"{place}.series: {series.title}: expected a cell (or null) for each of {len(x)} x")
+        known = [cell.id for cell in table.cells]
+        for cell in series.cells:
+            if cell is not None and cell not in known:
+                raise TableError(f"{place}.series: {series.title}: no cell {cell!r}{suggestion(str(cell), known)}")
 
 
 def _build(kind: type, content: Any, place: str) -> Any:
