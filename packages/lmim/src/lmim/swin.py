@@ -116,12 +116,12 @@ class SwinStage(nn.Module):
 class SwinTokens(nn.Module):
     """Patches, convolved and normalised."""
 
-    def __init__(self, patch: int, dim: int) -> None:
+    def __init__(self, patch: int, dim: int, channels: int) -> None:
         super().__init__()
-        self.proj, self.norm = PatchEmbed(patch, dim).proj, nn.LayerNorm(dim, eps=1e-6)
+        self.proj, self.norm = PatchEmbed(patch, dim, channels).proj, nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, images: Tensor, side: int) -> Tensor:
-        """[batch, 3, height, width] -> [batch, units, side^2, dim]."""
+        """[batch, channels, height, width] -> [batch, units, side^2, dim]."""
         parts = self.proj(images).unflatten(2, (-1, side)).unflatten(4, (-1, side))
         # [batch, dim, rows, row in unit, columns, column in unit]
         return self.norm(parts.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2))
@@ -143,6 +143,8 @@ class SparseSwin(nn.Module):
             square or not, may be given where units divide them.
         drop_path: rate of the last block; it rises linearly from 0 at the first.
         packing: how windows are packed, see `windows.group_windows`; without influence on the result.
+        isolate_stages: stop gradients behind each stage, so that it learns from its own loss alone.
+        channels: of the images.
 
     Raises:
         ValueError: an unknown geometry, an image that units do not divide, not as many heads as depths.
@@ -162,24 +164,28 @@ class SparseSwin(nn.Module):
         image: int | None = None,
         drop_path: float = 0.0,
         packing: Packing | None = None,
+        isolate_stages: bool = False,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if geometry not in ("correct", "published"):
             raise ValueError(f"geometry: expected 'correct' or 'published', got {geometry!r}")
         if not 1 <= len(depths) <= 4 or len(heads) != len(depths):
             raise ValueError(f"depths: expected 1 to 4 stages and heads for each, got {depths} and {heads}")
-        self.geometry, self.patch, self.packing, self.depths = geometry, patch, packing, tuple(depths)
+        self.geometry: Geometry = geometry
+        self.patch, self.packing, self.depths, self.isolate_stages = patch, packing, tuple(depths), isolate_stages
+        self.channels = channels
         self.sides = tuple(8 >> stage for stage in range(len(depths)))
         self.image = UNITS * self.unit if image is None else image
         self.grid = self.units_of(self.image, self.image)[0]
         self.windows = tuple(min(window, self.grid * side) for side in self.sides)
         self.widths = tuple(dim * 2 ** min(stage + 1, len(depths) - 1) for stage in range(len(depths)))
         order = "standard" if geometry == "correct" else "published"
-        drops = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
-        self.patch_embed = SwinTokens(patch, dim)
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
+        self.patch_embed = SwinTokens(patch, dim, channels)
         self.layers = nn.ModuleList(
             SwinStage(
-                dim * 2**stage, heads[stage], self.windows[stage], drops[stage].tolist(),
+                dim * 2**stage, heads[stage], self.windows[stage], rates[stage].tolist(),
                 merge=stage + 1 < len(depths), order=order, second_eps=second_eps,
             )
             for stage in range(len(depths))
@@ -214,7 +220,7 @@ class SparseSwin(nn.Module):
         """The outputs of the stages, each behind its merging and its LayerNorm.
 
         Args:
-            images: [batch, 3, height, width], sides multiples of 8 patches.
+            images: [batch, channels, height, width], sides multiples of 8 patches.
             mask: bool [units], True for hidden units in raster order, the same for all images.
 
         Returns:
@@ -234,7 +240,7 @@ class SparseSwin(nn.Module):
         """For each stage, the tokens behind its blocks and the same merged, [batch, tokens, width], unit by unit.
 
         Args:
-            images: [batch, 3, height, width].
+            images: [batch, channels, height, width].
             units: int64 [visible], ascending.
             grid: see `units_of`.
         """
@@ -248,4 +254,4 @@ class SparseSwin(nn.Module):
             tokens = layer(tokens, stage_windows(shape, visible, tokens.device))
             merged = tokens if layer.downsample is None else layer.downsample(tokens, self.sides[stage])
             yield tokens, merged
-            tokens = merged
+            tokens = merged.detach() if self.isolate_stages else merged

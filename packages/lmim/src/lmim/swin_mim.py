@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lmim.blocks import Block, init_linear
+from lmim.blocks import Block, check_images, init_linear
+from lmim.config import MimConfig
 from lmim.decoder import cell_errors
 from lmim.masking import masked_mean, random_permutation, unit_mask, units_to_cells
 from lmim.positions import position_table
 from lmim.swin import SparseSwin
-from lmim.targets import hog_targets, pixel_targets
-from lmim.vit import Reconstruction, Target, target_width
+from lmim.targets import Target, make_targets, target_width
+from lmim.vit import Reconstruction
 from lmim.windows import UNITS, unit_coordinates
 
 
@@ -75,21 +77,49 @@ class SwinLocalMim(nn.Module):
         super().__init__()
         if encoder.norm is None:
             raise ValueError("encoder: pre-training needs taps=True")
+        if len(decoder_dims) != len(encoder.widths):
+            raise ValueError(f"decoder_dims: expected one for each of {len(encoder.widths)} stages, got {decoder_dims}")
         self.encoder, self.target, self.bins = encoder, target, bins
         sides = tuple(max(1, side // 2) for side in encoder.sides)
         self.cells = tuple(encoder.unit // side for side in sides)
         self.decoder = nn.ModuleList(
-            SwinDecoder(width, side, target_width(target, cell, bins), dim, decoder_heads, encoder.grid)
+            SwinDecoder(
+                width, side, target_width(target, cell, bins, encoder.channels), dim, decoder_heads, encoder.grid
+            )
             for width, side, cell, dim in zip(encoder.widths, sides, self.cells, decoder_dims, strict=True)
         )
         drawn = (2 * torch.rand(len(sides), 2) - 1) / 3 if hog_bias else None
         self.register_buffer("hog_biases", drawn)
 
+    @classmethod
+    def of(cls, config: MimConfig) -> SwinLocalMim:
+        """The model that a config describes.
+
+        Raises:
+            ValueError: a config of another backbone, or with settings that Swin does not have.
+        """
+        plain = not config.taps and set(config.scales) == {1.0} and config.decoder_depth == 1 and not config.fusion
+        if config.backbone != "swin" or not plain:
+            raise ValueError(
+                f"config: expected a Swin tapped behind its stages at scale 1, without fusion, got {config}"
+            )
+        geometry: Any = config.geometry
+        target: Any = config.target
+        encoder = SparseSwin(
+            config.patch, config.dim, config.depths, config.heads, config.window, geometry=geometry,
+            image=config.image, isolate_stages=config.isolate_stages, channels=config.channels,
+        )  # fmt: skip
+        dims = config.decoder_dims * (len(config.depths) if len(config.decoder_dims) == 1 else 1)
+        return cls(
+            encoder, decoder_dims=dims, decoder_heads=config.decoder_heads, target=target, bins=config.bins,
+            hog_bias=config.hog_bias,
+        )  # fmt: skip
+
     def forward(self, images: Tensor, ratio: float = 0.75, permutation: Tensor | None = None) -> Reconstruction:
         """Hide units, encode the visible ones, predict the hidden ones.
 
         Args:
-            images: [batch, 3, image, image] of the encoder's size, normalised.
+            images: [batch, channels, image, image] of the encoder's size, normalised.
             ratio: of hidden units; one more is hidden, as published.
             permutation: int64 [units] that decides; drawn by default. All images share it, so with few devices several
                 small batches a step give more masks.
@@ -97,9 +127,7 @@ class SwinLocalMim(nn.Module):
         Raises:
             ValueError: images of another size.
         """
-        size = self.encoder.image
-        if images.shape[-2:] != (size, size):
-            raise ValueError(f"images: expected {size} x {size} pixels, got {list(images.shape[-2:])}")
+        check_images(images, self.encoder.channels, self.encoder.image)
         if permutation is None:
             permutation = random_permutation(self.encoder.grid**2)
         # On the CPU, where the windows are worked out without waiting for the device
@@ -116,7 +144,5 @@ class SwinLocalMim(nn.Module):
 
     def make_targets(self, images: Tensor) -> list[Tensor]:
         """[batch, cells, out] for each tap."""
-        if self.target == "hog":
-            biases = None if self.hog_biases is None else list(self.hog_biases.to(images))
-            return hog_targets(images, self.cells, self.bins, biases)
-        return pixel_targets(images, self.cells, normalise=self.target == "normalised-pixels")
+        biases = None if self.hog_biases is None else list(self.hog_biases.to(images))
+        return make_targets(images, self.cells, self.target, self.bins, biases)

@@ -59,7 +59,7 @@ class Windows(NamedTuple):
     Attributes:
         members: int64 [groups, capacity], numbers of tokens; 0 where filled up.
         slots: int64 [tokens], where each token is in the flattened `members`.
-        allowed: bool [groups, capacity, capacity], which slots attend to which; fillers to all, so that no row is empty.
+        allowed: bool [groups, capacity, capacity], which slots attend to which; fillers to all.
         bias_index: int64 [groups, capacity, capacity], entries of the relative-position table.
     """
 
@@ -73,7 +73,7 @@ class Windows(NamedTuple):
         return Windows(*(part.to(device, non_blocking=True) for part in self))
 
 
-def one_each(counts: Sequence[int], capacity: int) -> list[int]:
+def one_each(counts: Sequence[int], _capacity: int) -> list[int]:
     """A group for each window: no token waits for another window, but small windows are filled up."""
     return list(range(len(counts)))
 
