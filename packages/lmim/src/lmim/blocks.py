@@ -1,64 +1,41 @@
-"""Transformer blocks, and how weights start (sections 3.1 and 3.3)."""
+"""Transformer blocks, timm's with the paper's settings, and how weights start (sections 3.1 and 3.3)."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from functools import partial
+
+import timm.layers
+import timm.models.vision_transformer as timm_vit
+from timm.layers import Mlp
 from torch import Tensor, nn
 
+__all__ = ["Block", "Mlp", "PatchEmbed", "check_images", "init_linear", "init_patch_embed"]
 
-class Attention(nn.Module):
-    """Multi-head self-attention with one projection to queries, keys and values."""
 
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
+class Block(timm_vit.Block):
+    """Pre-norm attention and MLP of four times the width, [batch, tokens, dim] to the same shape.
+
+    Args:
+        dim, heads: of the tokens.
+        drop_path: probability that a branch is left out in training.
+
+    Raises:
+        ValueError: heads that do not divide the width.
+    """
+
+    def __init__(self, dim: int, heads: int, drop_path: float = 0.0) -> None:
         if dim % heads:
             raise ValueError(f"heads: expected a divisor of the width {dim}, got {heads}")
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, tokens, dim] to the same shape."""
-        # [3, batch, heads, tokens, dim / heads]
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        super().__init__(dim, heads, qkv_bias=True, drop_path=drop_path, norm_layer=norm)  # pyright: ignore[reportArgumentType]
 
 
-class Mlp(nn.Module):
-    """Linear, exact GELU, linear."""
+class PatchEmbed(timm.layers.PatchEmbed):
+    """A convolution of the patch's size and stride: [batch, channels, height, width] -> [batch, tokens, dim], raster
+    order."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to the same shape."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP of four times the width."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.attn, self.mlp = Attention(dim, heads), Mlp(dim, 4 * dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, tokens, dim] to the same shape."""
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class PatchEmbed(nn.Module):
-    """A convolution of the patch's size and stride."""
-
-    def __init__(self, patch: int, dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch, patch)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[batch, 3, height, width] -> [batch, tokens, dim] in raster order."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+    def __init__(self, patch: int, dim: int, channels: int = 3) -> None:
+        super().__init__(None, patch, channels, dim, strict_img_size=False)
 
 
 def init_linear(module: nn.Module) -> None:
@@ -71,5 +48,11 @@ def init_linear(module: nn.Module) -> None:
 
 
 def init_patch_embed(projection: nn.Conv2d) -> None:
-    """Xavier-uniform on the weight as a matrix [dim, 3 patch^2], in place."""
+    """Xavier-uniform on the weight as a matrix [dim, channels patch^2], in place."""
     nn.init.xavier_uniform_(projection.weight.data.flatten(1))
+
+
+def check_images(images: Tensor, channels: int, size: int) -> None:
+    """Raise ValueError unless images are [batch, channels, size, size]."""
+    if images.ndim != 4 or tuple(images.shape[1:]) != (channels, size, size):
+        raise ValueError(f"images: expected [batch, {channels}, {size}, {size}], got {list(images.shape)}")

@@ -15,11 +15,13 @@ class RandomMask(NamedTuple):
 
     Attributes:
         keep: int64 [batch, visible], tokens that are visible, in the order in which the encoder has them.
+        hidden: int64 [batch, hidden], the other tokens, in the order of their noise.
         restore: int64 [batch, tokens], where each token is in the list of visible and then hidden ones.
         mask: [batch, tokens], 1 for hidden ones.
     """
 
     keep: Tensor
+    hidden: Tensor
     restore: Tensor
     mask: Tensor
 
@@ -43,7 +45,7 @@ def mask_from_noise(noise: Tensor, ratio: float) -> RandomMask:
     count = visible_count(noise.shape[1], ratio)
     order = noise.argsort(dim=1)
     restore = order.argsort(dim=1)
-    return RandomMask(order[:, :count], restore, (restore >= count).to(noise.dtype))
+    return RandomMask(order[:, :count], order[:, count:], restore, (restore >= count).to(noise.dtype))
 
 
 def rescale_mask(mask: Tensor, scale: float) -> Tensor:

@@ -3,13 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sextet.cuda import float32_island
+
 Bias = tuple[float, float] | Tensor | None
+
+
+@dataclass(frozen=True)
+class CustomTarget:
+    """A target of one's own.
+
+    Attributes:
+        function: images [batch, channels, height, width] and a cell's pixels a side -> [batch, cells, width], cells in
+            raster order; called without gradient.
+        width: pixels a side of a cell -> numbers a cell.
+    """
+
+    function: Callable[[Tensor, int], Tensor]
+    width: Callable[[int], int]
+
+
+Target = Literal["hog", "pixels", "normalised-pixels"] | CustomTarget
+
+
+def target_width(target: Target, cell: int, bins: int, channels: int = 3) -> int:
+    """Numbers a cell."""
+    if isinstance(target, CustomTarget):
+        return target.width(cell)
+    return channels * (bins if target == "hog" else cell**2)
+
+
+@torch.no_grad()
+def make_targets(
+    images: Tensor, cells: Sequence[int], target: Target, bins: int = 9, biases: Sequence[Bias] | None = None
+) -> list[Tensor]:
+    """[batch, cells, width] for each cell size, of images [batch, channels, height, width].
+
+    Raises:
+        ValueError: an unknown target, cells that do not divide the images, or a custom target of another shape.
+    """
+    if target == "hog":
+        return hog_targets(images, cells, bins, biases)
+    if target in ("pixels", "normalised-pixels"):
+        return pixel_targets(images, cells, normalise=target == "normalised-pixels")
+    if not isinstance(target, CustomTarget):
+        raise ValueError(f"target: expected hog, pixels, normalised-pixels or a CustomTarget, got {target!r}")
+    check_cells(images, cells)
+    found = [target.function(images, cell) for cell in cells]
+    for cell, values in zip(cells, found, strict=True):
+        wanted = [len(images), images.shape[2] // cell * (images.shape[3] // cell), target.width(cell)]
+        if list(values.shape) != wanted:
+            raise ValueError(f"target: expected {wanted} for cells of {cell} pixels, got {list(values.shape)}")
+    return found
 
 
 def sobel(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,19 +110,19 @@ def cell_histograms(orientations: Tensor, cell: int) -> Tensor:
     Returns:
         [batch, channels, bins, height / cell, width / cell].
     """
-    batch, channels = orientations.shape[:2]
-    pooled = F.avg_pool2d(orientations.flatten(0, 1), cell).unflatten(0, (batch, channels))
-    return F.normalize(pooled, dim=2, eps=1e-12)
+    return F.normalize(pooled_map(orientations, cell), dim=2, eps=1e-12)
 
 
 @torch.no_grad()
 def hog_targets(images: Tensor, cells: Sequence[int], bins: int, biases: Sequence[Bias] | None = None) -> list[Tensor]:
     """HOG vectors of each cell at several cell sizes.
 
-    Without biases the gradients are computed once, and coarser cells are pooled from the finest where they divide it.
+    Without biases the gradients are computed once, and each cell size is pooled from the next finer one where that
+    divides it (else from the pixels).
 
     Args:
-        images: [batch, channels, height, width], float32 or float64 (half precision is computed in float32).
+        images: [batch, channels, height, width], float32 or float64 (half precision is computed in float32, whatever
+            autocast says: squares of gradients overflow in float16).
         cells: pixels a side.
         bins: orientations.
         biases: one for each cell size, or None.
@@ -79,20 +131,29 @@ def hog_targets(images: Tensor, cells: Sequence[int], bins: int, biases: Sequenc
         [batch, cells, channels * bins] for each size, cells in raster order, bins channel by channel.
 
     Raises:
-        ValueError: images that the cells do not divide.
+        ValueError: images that the cells do not divide, or fewer than one bin.
     """
     check_cells(images, cells)
+    if bins < 1:
+        raise ValueError(f"bins: expected 1 or more, got {bins}")
     images = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
-    device = images.device.type
-    with torch.autocast(device, enabled=False):
+    with float32_island(images.device):
         if biases is None:
-            finest = min(cells)
-            shared = pooled_map(orientation_map(images, bins), finest)
-            maps = [cell_histograms(shared, cell // finest) for cell in cells]
+            pooled = pyramid(orientation_map(images, bins), cells)
         else:
             pairs = zip(cells, biases, strict=True)
-            maps = [cell_histograms(orientation_map(images, bins, bias), cell) for cell, bias in pairs]
+            pooled = [pooled_map(orientation_map(images, bins, bias), cell) for cell, bias in pairs]
+        maps = [F.normalize(each, dim=2, eps=1e-12) for each in pooled]
     return [each.flatten(3).flatten(1, 2).transpose(1, 2) for each in maps]
+
+
+def pyramid(orientations: Tensor, cells: Sequence[int]) -> list[Tensor]:
+    """Means over cells of several sizes, each from the next finer one that divides it."""
+    found: dict[int, Tensor] = {1: orientations}
+    for cell in sorted(set(cells)):
+        finer = max(size for size in found if cell % size == 0)
+        found[cell] = pooled_map(found[finer], cell // finer)
+    return [found[cell] for cell in cells]
 
 
 def pooled_map(orientations: Tensor, cell: int) -> Tensor:
