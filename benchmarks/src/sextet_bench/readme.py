@@ -1,14 +1,17 @@
-"""The generated parts of README.md: the status table and the picture."""
+"""What is generated in the repository from published records: the README's status table, the pictures in docs."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from sextet.checkpoint import write_atomic
+from sextet_bench.figures import figure_charts
 from sextet_bench.house import House
-from sextet_bench.pictures import claims_picture
+from sextet_bench.pictures import chart_picture, claims_picture
 from sextet_bench.report import markdown_table
 from sextet_bench.tables import select_tables
 from sextet_bench.verdict import TableResult
@@ -17,21 +20,40 @@ BLOCK = re.compile(r"(<!-- status:begin -->\n).*?(<!-- status:end -->)", re.DOTA
 
 
 def update_readme(house: House, *, write: bool = True) -> bool:
-    """Whether the README differs from what the published records say; with `write`, mend it and redraw the picture."""
-    # The README speaks of what was published, whatever data lies on the machine that looks
-    blind = replace(house, data_root=house.runs / "no-data")
-    results = []
-    for table in select_tables(house.tables, ()):
-        results += [blind.results(table, profile, where=house.published) for profile in table.profiles]
+    """Whether the README differs from what the published records say; with `write`, mend it and redraw the pictures."""
+    results = published_results(house)
     path = house.root / "README.md"
     before = path.read_text(encoding="utf-8")
     after = BLOCK.sub(lambda block: block[1] + status_table(results) + block[2], before)
     if write:
         write_atomic(path, after.encode())
-        picture = claims_picture(results)
-        if picture is not None:
-            write_atomic(house.root / "docs/claims.png", picture)
+        for name, picture in pictures(results):
+            write_atomic(house.root / "docs" / name, picture)
     return before != after
+
+
+def published_results(house: House) -> list[TableResult]:
+    """Verdicts of all tables at all their profiles from the published records alone.
+
+    They speak of what was published, whatever data lies on the machine that looks.
+    """
+    blind = replace(house, data_root=house.runs / "no-data")
+    tables = select_tables(house.tables, ())
+    return [blind.results(table, profile, where=house.published) for table in tables for profile in table.profiles]
+
+
+def pictures(results: list[TableResult]) -> Iterator[tuple[Path, bytes]]:
+    """Pictures with their names below docs: all claims, and every figure of every table."""
+    claims = claims_picture(results)
+    if claims is not None:
+        yield Path("claims.png"), claims
+    drawn: set[str] = set()
+    for result in results:
+        for chart in figure_charts(result):
+            plain = chart.id.replace(f"-{result.profile_name}-", "-", 1)
+            name = f"{plain}-{result.profile_name}" if plain in drawn else plain
+            drawn.add(plain)
+            yield Path("figures") / f"{name}.png", chart_picture(chart)
 
 
 def status_table(results: list[TableResult]) -> str:
