@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from infocl import LowerBoundRegulariser, ReconstructionRegulariser, information_estimate, lower_bound
+from infocl import LowerBoundRegularizer, ReconstructionRegularizer, information_estimate, lower_bound
 from infocl.lars import Lars
 from infocl.losses import barlow_twins, byol_loss, cross_correlation, nt_xent
 
@@ -86,21 +86,23 @@ def test_half_precision_is_computed_in_full():
 def test_stages_are_weighed_and_views_stacked():
     views = [[rows(4, 3, 1), rows(4, 6, 2)], [rows(4, 3, 3), rows(4, 6, 4)]]
     noisy = [[part + 0.1 for part in view] for view in views]
-    term = LowerBoundRegulariser(weights=(0.5, 1.0))(views, noisy)
+    term, log = LowerBoundRegularizer(weights=(0.5, 1.0))(views, noisy)
     mu = [torch.cat([views[0][s], views[1][s]]) for s in range(2)]
     wanted = -0.5 * lower_bound(mu[0] + 0.1, mu[0]) - lower_bound(mu[1] + 0.1, mu[1])
     torch.testing.assert_close(term, wanted)
+    torch.testing.assert_close(log["information_1"], information_estimate(mu[1] + 0.1, mu[1]))
     with pytest.raises(ValueError, match="3 stages"):
-        LowerBoundRegulariser()(views, noisy)
+        LowerBoundRegularizer()(views, noisy)
 
 
 def test_reconstruction_adds_the_views():
     decoder = nn.Linear(3, 7).double()
     h, images = [rows(4, 3, 1), rows(4, 3, 2)], [rows(4, 7, 3), rows(4, 7, 4)]
-    regulariser = ReconstructionRegulariser(decoder)
+    regulariser = ReconstructionRegularizer(decoder)
     wanted = sum(F.mse_loss(decoder(each), image) for each, image in zip(h, images, strict=True))
-    torch.testing.assert_close(regulariser(h, images), wanted)
-    torch.testing.assert_close(regulariser(h[:1] * 2, images[:1] * 2), 2 * regulariser(h[:1], images[:1]))
+    torch.testing.assert_close(regulariser(h, images)[0], wanted)
+    once, twice = (regulariser(h[:1] * n, images[:1] * n)[0] for n in (1, 2))
+    torch.testing.assert_close(twice, 2 * once)
 
 
 def test_nt_xent_by_loops():
@@ -142,7 +144,7 @@ def test_lars(published):
 @pytest.mark.parametrize("call", [
     lambda: lower_bound(rows(3), rows(4)),
     lambda: lower_bound(rows(), rows(), 0.0),
-    lambda: LowerBoundRegulariser(-1.0),
+    lambda: LowerBoundRegularizer(-1.0),
     lambda: nt_xent(rows(3), rows(4)),
     lambda: Lars([nn.Parameter(rows())], -1.0),
 ])  # fmt: skip

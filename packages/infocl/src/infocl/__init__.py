@@ -3,8 +3,8 @@
 from infocl.methods import BarlowTwins, Byol, Method, SimClr, Supervised, target_momentum
 from infocl.networks import Decoder, Encoder
 from infocl.regularisers import (
-    LowerBoundRegulariser,
-    ReconstructionRegulariser,
+    LowerBoundRegularizer,
+    ReconstructionRegularizer,
     information_estimate,
     lower_bound,
 )
@@ -14,9 +14,9 @@ __all__ = [
     "Byol",
     "Decoder",
     "Encoder",
-    "LowerBoundRegulariser",
+    "LowerBoundRegularizer",
     "Method",
-    "ReconstructionRegulariser",
+    "ReconstructionRegularizer",
     "SimClr",
     "Supervised",
     "information_estimate",

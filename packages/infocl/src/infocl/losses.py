@@ -1,10 +1,15 @@
-"""Losses of the base methods (section 4); they differ from the original papers where the text says so."""
+"""Losses of the base methods (section 4); they differ from the original papers where the text says so.
+
+All are computed in float32 at least, whatever the run's precision.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from infocl.precision import exact_products, full_precision
 
 
 def nt_xent(z_i: Tensor, z_j: Tensor, temperature: float = 0.5) -> Tensor:
@@ -15,16 +20,20 @@ def nt_xent(z_i: Tensor, z_j: Tensor, temperature: float = 0.5) -> Tensor:
         temperature: above 0.
     """
     check_pair(z_i, z_j)
-    z = F.normalize(torch.cat([z_i, z_j]), dim=1)
-    similarity = z @ z.T / temperature
-    similarity = similarity.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
-    return F.cross_entropy(similarity, torch.arange(len(z), device=z.device).roll(len(z_i)))
+    if temperature <= 0:
+        raise ValueError(f"temperature: expected above 0, got {temperature}")
+    with exact_products(z_i.device):
+        z = F.normalize(full_precision(torch.cat([z_i, z_j])), dim=1)
+        similarity = z @ z.T / temperature
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        other_view = torch.arange(len(z), device=z.device).roll(len(z_i))
+        return F.cross_entropy(similarity.masked_fill(itself, float("-inf")), other_view)
 
 
 def byol_regression(prediction: Tensor, target: Tensor) -> Tensor:
     """2 - 2 cos, [batch], of [batch, dim] each."""
     check_pair(prediction, target)
-    return 2 - 2 * F.cosine_similarity(prediction, target, dim=1)
+    return 2 - 2 * F.cosine_similarity(full_precision(prediction), full_precision(target), dim=1)
 
 
 def byol_loss(prediction_i: Tensor, prediction_j: Tensor, target_i: Tensor, target_j: Tensor) -> Tensor:
@@ -33,10 +42,14 @@ def byol_loss(prediction_i: Tensor, prediction_j: Tensor, target_i: Tensor, targ
 
 
 def cross_correlation(z_i: Tensor, z_j: Tensor) -> Tensor:
-    """Z_i^T Z_j / B of columns standardised by their unbiased deviation, [dim, dim]; at most (B - 1) / B."""
+    """Z_i^T Z_j / B of columns standardised by their unbiased deviation, [dim, dim]; at most (B - 1) / B.
+
+    A column that is constant over the batch gives NaN, as published.
+    """
     check_pair(z_i, z_j)
-    one, other = ((z - z.mean(dim=0)) / z.std(dim=0) for z in (z_i, z_j))
-    return one.T @ other / len(one)
+    with exact_products(z_i.device):
+        one, other = ((z - z.mean(dim=0)) / z.std(dim=0) for z in map(full_precision, (z_i, z_j)))
+        return one.T @ other / len(one)
 
 
 def barlow_twins(z_i: Tensor, z_j: Tensor, off_diagonal: float = 0.01) -> Tensor:

@@ -16,19 +16,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from infocl.evaluation import (
-    centred_pixels,
-    class_splits,
-    detectron2_name,
-    first_seen,
-    pixels,
-)
+from infocl.detection_export import detectron2_name
 from infocl.lars import Lars
 from infocl.losses import barlow_twins, byol_loss, byol_regression, nt_xent
 from infocl.methods import BarlowTwins, Byol, Method, SimClr, Supervised, target_momentum
 from infocl.networks import Decoder, Encoder
+from infocl.preprocessing import centred_pixels, pixels
 from infocl.probes import cosine_rate, linear_probe, step_rate
-from infocl.regularisers import LowerBoundRegulariser, lower_bound
+from infocl.regularisers import LowerBoundRegularizer, lower_bound
+from infocl.splits import first_seen, split_by_class
 from infocl.theory import (
     bayes_error,
     co_information,
@@ -244,7 +240,7 @@ def make_method(arrays: Arrays) -> Method:
     encoder = Encoder("resnet18", "stl10" if stem.startswith("stl") else "cifar")
     kwargs: dict[str, Any] = {
         "regulariser": regulariser, "weight": arrays.number("lamb"),
-        "lower_bound": LowerBoundRegulariser(arrays.number("zeta")),
+        "lower_bound": LowerBoundRegularizer(arrays.number("zeta")),
     }  # fmt: skip
     if regulariser == "rc":
         kwargs["decoder"] = Decoder(512, arrays.raw("x_uint8").shape[-1])
@@ -287,7 +283,7 @@ def check_step(arrays: Arrays) -> None:
     for step in range(len(x)):
         if isinstance(model, Supervised):
             noise = step_noise(arrays, step, ("",))
-            loss = model.loss(x[step], arrays.tensor("y")[step], None if noise is None else noise[0])
+            loss = model(x[step], labels=arrays.tensor("y")[step], noise=noise)
         else:
             loss = model(x[step, 0], x[step, 1], noise=step_noise(arrays, step, ("_i", "_j")))
         optimizer.zero_grad()
@@ -363,21 +359,20 @@ def check_probe(arrays: Arrays) -> None:
 
 
 def check_split_traffic(arrays: Arrays) -> None:
-    splits = class_splits(arrays.numbers("class_counts"))
-    for part, name in enumerate(("train", "test")):
-        arrays.equal(f"{name}_index_in_class", np.concatenate([split[part] for split in splits]))
-        arrays.equal(f"{name}_label", np.concatenate([np.full(len(s[part]), k) for k, s in enumerate(splits)]))
+    counts = arrays.numbers("class_counts")
+    labels = np.arange(len(counts)).repeat(counts)
+    starts = np.cumsum([0, *counts[:-1]])
+    for name, chosen in zip(("train", "test"), split_by_class(labels, range(len(counts))), strict=True):
+        arrays.equal(f"{name}_index_in_class", chosen - starts[labels[chosen]])
+        arrays.equal(f"{name}_label", labels[chosen])
 
 
 def check_split_flower(arrays: Arrays) -> None:
     labels = arrays.raw("labels_1based")
-    classes = first_seen(labels.tolist())
-    members = [np.flatnonzero(labels == label) + 1 for label in classes]
-    splits = class_splits([len(rows) for rows in members])
-    for part, name in enumerate(("train", "test")):
-        chosen = [rows[split[part]] for rows, split in zip(members, splits, strict=True)]
-        arrays.equal(f"{name}_image_number", np.concatenate(chosen))
-        arrays.equal(f"{name}_label_1based", labels[np.concatenate(chosen) - 1])
+    rows = split_by_class(labels, first_seen(labels.tolist()))
+    for name, chosen in zip(("train", "test"), rows, strict=True):
+        arrays.equal(f"{name}_image_number", chosen + 1)
+        arrays.equal(f"{name}_label_1based", labels[chosen])
 
 
 def check_transform(arrays: Arrays) -> None:
