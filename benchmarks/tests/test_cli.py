@@ -101,6 +101,33 @@ def test_bad_input_is_told_with_exit_code_2(toy, monkeypatch, capsys, words, mes
     assert "Traceback" not in shown
 
 
+def test_what_is_stale_is_listed_and_run_alone(toy, readme, monkeypatch, capsys):
+    sextet(monkeypatch, "run", "toy", "--only", "good")
+    content = yaml.safe_load(TABLE)
+    content["rows"][0]["config"]["offset"] = 0.5
+    write_table(toy.root, yaml.safe_dump(content))
+    capsys.readouterr()
+    assert sextet(monkeypatch, "report", "toy", "--stale") == 0
+    assert capsys.readouterr().out == "toy/main good/a: config: offset\n1 of 2 numbers are stale\n"
+    assert sextet(monkeypatch, "run", "toy", "--stale-only") == 0
+    assert "3 runs to do" in capsys.readouterr().out
+    assert sextet(monkeypatch, "report", "toy", "--stale") == 0
+    assert "0 of 2 numbers" in capsys.readouterr().out
+    assert sextet(monkeypatch, "run", "toy", "--stale-only") == 0
+    assert "0 runs to do" in capsys.readouterr().out
+
+
+def test_a_moved_number_names_what_changed(toy, readme, monkeypatch, capsys):
+    sextet(monkeypatch, "run", "toy")
+    sextet(monkeypatch, "accept", "toy")
+    content = yaml.safe_load(TABLE)
+    content["rows"][0]["config"]["offset"] = 0.5
+    write_table(toy.root, yaml.safe_dump(content))
+    capsys.readouterr()
+    assert sextet(monkeypatch, "check", "--quick") == exit_codes.CHECK_FAILED
+    assert "moved; commits unknown..unknown with local changes; config: offset" in capsys.readouterr().out
+
+
 def test_a_long_run_must_be_agreed_to(toy, monkeypatch, capsys):
     content = yaml.safe_load(TABLE)
     content["profiles"]["laptop"]["seconds"] = 9000
@@ -125,6 +152,7 @@ def test_data_list_names_the_open_sets(toy, monkeypatch, capsys):
     shown = capsys.readouterr().out
     for name in ("cifar10", "digits", "fashion-mnist", "glyphs", "mnist"):
         assert f"{name} " in shown
+    assert "for no table" in shown
 
 
 def test_the_command_line_is_as_documented():
@@ -138,5 +166,7 @@ def test_the_command_line_is_as_documented():
 
     assert options("run") == {
         "--help", "--profile", "--only", "--workers", "--ray", "--device", "--budget-hours", "--yes", "--no-yes",
+        "--stale-only", "--no-stale-only",
     }  # fmt: skip
+    assert options("plan") == {"--help", "--profile", "--only", "--on", "--measure", "--device"}
     assert options("check") == {"--help", "--quick", "--no-quick", "--device"}

@@ -12,7 +12,7 @@ import yaml
 from toy_checkout import TABLE, write_table
 
 from sextet_bench.record import read_records
-from sextet_bench.run import Reporter, attempt, plan_tasks, run_here, run_on_ray
+from sextet_bench.run import Reporter, attempt, plan_tasks, run_here
 from sextet_bench.tables import TableError, read_table
 
 SEXTET = [sys.executable, "-m", "sextet_bench.cli"]
@@ -106,16 +106,3 @@ def test_a_signal_saves_says_so_and_leaves_with_its_code(toy, number, code):
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert "state saved in" in err
-
-
-@pytest.mark.slow
-def test_ray_gives_the_same_records(toy):
-    table = change(toy, bad={"fail": "no"})
-    to_do, _ = plan_tasks(toy, table, "laptop")
-    outcomes = list(run_on_ray(toy, to_do, workers=2))
-    assert sorted(outcome.kind for outcome in outcomes) == ["done"] * 3 + ["failed"] * 3
-    fanned_out = numbers(toy)
-    for path in toy.records.rglob("*.json"):
-        path.unlink()
-    list(run_here(toy, plan_tasks(toy, table, "laptop")[0]))
-    assert numbers(toy) == fanned_out

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sextet_bench.house import House
-from sextet_bench.record import Record, read_records
+from sextet_bench.record import Identity, Record, read_records
 from sextet_bench.run import Outcome, Task, run_here
 from sextet_bench.tables import Table
 from sextet_bench.verdict import judge
@@ -72,7 +72,10 @@ def check_again(
 
 
 def compare(before: Record, now: Record, table: Table) -> Finding:
-    """One number against its published record; on other data (glyphs depend on the fonts) there is nothing to say."""
+    """One number against its published record; on other data (glyphs depend on the fonts) there is nothing to say.
+
+    Where it moved, the finding names the commits between the two and what differs in config, data and source.
+    """
     half = 1.96 * before.standard_error
     text = (
         f"{table.id} {now.cell} seed {now.seed}: {now.value * table.scale:.2f}, published "
@@ -80,7 +83,16 @@ def compare(before: Record, now: Record, table: Table) -> Finding:
     )
     if before.data != now.data:
         return Finding(True, f"{text}: not compared, the data here are not the published run's")
-    return Finding(abs(now.value - before.value) <= half, text)
+    if abs(now.value - before.value) <= half:
+        return Finding(True, text)
+    changes = Identity(now.recipe, now.config, now.data, now.sources).changes_since(before)
+    versions = [
+        f"{name} {before.versions.get(name, 'absent')} -> {version}"
+        for name, version in now.versions.items()
+        if before.versions.get(name) != version
+    ]
+    between = f"commits {before.commit[:8]}..{now.commit[:8]}{' with local changes' if now.dirty else ''}"
+    return Finding(False, f"{text}: moved; {'; '.join([between, *changes, *versions])}")
 
 
 def run_quick(house: House, table: Table, device: str = "auto") -> list[Outcome]:

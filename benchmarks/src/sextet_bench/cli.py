@@ -17,15 +17,29 @@ Names = tyro.conf.Positional[tuple[str, ...]]
 Only = Annotated[tuple[str, ...], tyro.conf.arg(help="cells, or parts of cell ids")]
 
 
-def plan(tables: Names = (), /, profile: ProfileName = "laptop", only: Only = ()) -> None:
-    """What a run would do: runs, hours, data. `tables` are `paper/table`, `paper` or `all`."""
-    from sextet_bench.plan import describe
+def plan(
+    tables: Names = (),
+    /,
+    profile: ProfileName = "laptop",
+    only: Only = (),
+    on: Annotated[str, tyro.conf.arg(help="kind of GPU to work the hours out for: v100, a100, h100, ...")] = "",
+    measure: Annotated[int, tyro.conf.arg(help="time so many steps of a cell a row here; 0: run nothing")] = 0,
+    device: str = "auto",
+) -> None:
+    """What a run would do: runs, hours, disk, data. `tables` are `paper/table`, `paper` or `all`."""
+    from sextet_bench.plan import describe, describe_all
     from sextet_bench.plan import plan as make_plan
+    from sextet_bench.probe import measure_rows
     from sextet_bench.tables import tables_with
 
     house = House.of_checkout()
+    plans = []
     for table in tables_with(house.tables, tables, profile):
-        print(describe(make_plan(house, table, profile, only)))
+        costs = measure_rows(house, table, profile, only, measure, device) if measure else {}
+        plans.append(make_plan(house, table, profile, only, on=on, costs=costs))
+        print(describe(plans[-1]), flush=True)
+    if len(plans) > 1:
+        print(describe_all(plans))
 
 
 def run(
@@ -33,6 +47,7 @@ def run(
     /,
     profile: ProfileName = "laptop",
     only: Only = (),
+    stale_only: Annotated[bool, tyro.conf.arg(help="only what has a record that is no longer current")] = False,
     workers: Annotated[int, tyro.conf.arg(help="how many runs at a time, by Ray; 0: one, in this process")] = 0,
     ray: Annotated[str, tyro.conf.arg(help="address of a Ray cluster")] = "",
     device: str = "auto",
@@ -40,13 +55,17 @@ def run(
     yes: bool = False,
 ) -> int:
     """Run tables, continue where a run was stopped, and write the report."""
+    from sextet_bench.fan_out import run_on_ray
     from sextet_bench.plan import describe
     from sextet_bench.plan import plan as make_plan
-    from sextet_bench.run import Reporter, run_here, run_on_ray
+    from sextet_bench.run import Reporter, run_here
     from sextet_bench.tables import TableError, tables_with
 
     house = House.of_checkout()
-    plans = [make_plan(house, table, profile, only) for table in tables_with(house.tables, tables, profile)]
+    plans = [
+        make_plan(house, table, profile, only, stale_only=stale_only)
+        for table in tables_with(house.tables, tables, profile)
+    ]
     print("\n".join(describe(item) for item in plans), flush=True)
     hours = sum(item.hours for item in plans)
     if hours > budget_hours and not yes:
@@ -73,13 +92,23 @@ def fetch_missing(house: House, passports: list) -> None:
             print(error, file=sys.stderr)
 
 
-def report(tables: Names = (), /, profile: ProfileName = "laptop", out: Path | None = None) -> None:
+def report(
+    tables: Names = (),
+    /,
+    profile: ProfileName = "laptop",
+    out: Path | None = None,
+    stale: Annotated[bool, tyro.conf.arg(help="only list what is no longer current, and why")] = False,
+) -> None:
     """Write report.md, report.html and pictures from all records that are here."""
     from sextet_bench.report import write_report
     from sextet_bench.tables import tables_with
+    from sextet_bench.verdict import describe_stale
 
     house = House.of_checkout()
     results = [house.results(table, profile) for table in tables_with(house.tables, tables, profile)]
+    if stale:
+        print("\n".join(describe_stale(results)))
+        return
     folder = out or house.runs / "report"
     write_report(folder, results)
     print(f"report: {folder / 'report.html'} and {folder / 'report.md'}")

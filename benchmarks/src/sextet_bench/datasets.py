@@ -7,7 +7,7 @@ from typing import Literal
 
 from sextet.data import OPEN, DataError, Passport, adopt, fetch, state, verify
 from sextet.recipe import suggestion
-from sextet_bench.house import House, all_passports
+from sextet_bench.house import House, all_passports, tables_of_datasets
 
 
 def act(house: House, action: Literal["list", "verify", "fetch", "adopt"], name: str, folder: Path | None) -> None:
@@ -18,9 +18,11 @@ def act(house: House, action: Literal["list", "verify", "fetch", "adopt"], name:
     """
     known = all_passports(house, OPEN)
     if action == "list":
+        users = tables_of_datasets(house)
         for passport in known.values():
             status = state(passport, house.data_root)
             print(f"{passport.name:16} {status:8} {passport.size:>8}  {passport.title} (licence: {passport.licence})")
+            print(f"{'':26}for {', '.join(users.get(passport.name, ['no table']))}")
         return
     passport = _named(known, name)
     if action == "verify":

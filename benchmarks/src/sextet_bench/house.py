@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -68,14 +68,32 @@ def find_recipe(name: str) -> Recipe:
 def all_passports(house: House, extra: Mapping[str, Passport]) -> dict[str, Passport]:
     """Every dataset by name: `extra` and those that any cell of any table needs."""
     found = dict(extra)
+    for _, passport in _needed(house):
+        found[passport.name] = passport
+    return dict(sorted(found.items()))
+
+
+def tables_of_datasets(house: House) -> dict[str, list[str]]:
+    """Dataset -> ids of the tables that need it, each with the profiles that do: `fslstm/glyphs (laptop)`."""
+    profiles: dict[str, dict[str, list[str]]] = {}
+    for (table, profile), passport in _needed(house):
+        of_table = profiles.setdefault(passport.name, {}).setdefault(table, [])
+        if profile not in of_table:
+            of_table.append(profile)
+    return {
+        name: [f"{table} ({', '.join(names)})" for table, names in tables.items()] for name, tables in profiles.items()
+    }
+
+
+def _needed(house: House) -> Iterator[tuple[tuple[str, str], Passport]]:
+    """((table, profile), dataset) for every cell of every table."""
     for path in find_tables(house.tables).values():
         table = read_table(path)
-        for profile in table.profiles.values():
+        for name, profile in table.profiles.items():
             recipe = find_recipe(profile.recipe)
             for cell in table.cells:
-                passports = recipe.data(recipe.configure(cell.config(profile)))
-                found.update({passport.name: passport for passport in passports})
-    return dict(sorted(found.items()))
+                for passport in recipe.data(recipe.configure(cell.config(profile))):
+                    yield (table.id, name), passport
 
 
 def cell_identities(

@@ -1,8 +1,7 @@
-"""Run the cells of tables: in this process, or fanned out with Ray; a run that was killed continues where it was."""
+"""Run the cells of tables one after the other; a run that was killed continues where it was."""
 
 from __future__ import annotations
 
-import logging
 import platform
 import sys
 import time
@@ -10,14 +9,15 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from sextet.cuda import Usage
 from sextet.data import DataMissing
-from sextet.recipe import RunContext, suggestion
+from sextet.recipe import Metrics, RunContext, suggestion
 from sextet.training import Interrupted, SignalGuard
 from sextet_bench.house import House, cell_identities, find_recipe
 from sextet_bench.record import Record, make_record, read_records, write_record
-from sextet_bench.tables import Table, read_table
+from sextet_bench.tables import Table
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def plan_tasks(
-    house: House, table: Table, profile_name: str, only: Sequence[str] = ()
+    house: House, table: Table, profile_name: str, only: Sequence[str] = (), *, stale_only: bool = False
 ) -> tuple[list[Task], list[Task]]:
     """(tasks still to run, tasks whose current record is here), cell by cell so that neighbours differ in their seed.
 
@@ -59,6 +59,7 @@ def plan_tasks(
         table: a table file.
         profile_name: one of its profiles.
         only: cells or parts of cell ids; empty for all.
+        stale_only: leave out what has never been run, here or for publication, and what has a current record.
 
     Raises:
         TableError: `only` names no cell.
@@ -68,18 +69,22 @@ def plan_tasks(
     if not cells:
         table.cell(only[0])
     identities, _ = cell_identities(table, profile, house.data_root)
+    records = {folder: read_records(folder, table.id, profile_name) for folder in (house.records, house.published)}
     current = {
-        (record.cell, record.seed)
-        for record in read_records(house.records, table.id, profile_name)
-        if record.cell in identities and not identities[record.cell].changes_since(record)
+        folder: {(r.cell, r.seed) for r in found if r.cell in identities and not identities[r.cell].changes_since(r)}
+        for folder, found in records.items()
     }
     tasks = [Task(table, profile_name, cell.id, seed) for cell in cells for seed in profile.seeds]
-    done = [task for task in tasks if (task.cell_id, task.seed) in current]
-    return [task for task in tasks if task not in done], done
+    done = [task for task in tasks if (task.cell_id, task.seed) in current[house.records]]
+    to_do = [task for task in tasks if task not in done]
+    if stale_only:
+        stale = {(r.cell, r.seed) for found in records.values() for r in found}.difference(*current.values())
+        to_do = [task for task in to_do if (task.cell_id, task.seed) in stale]
+    return to_do, done
 
 
-def execute(house: House, task: Task, device: str = "auto") -> Record:
-    """Run one task to its end and write its record.
+def compute(house: House, task: Task, device: str = "auto") -> tuple[Metrics, Usage]:
+    """Run one task to its end in its folder.
 
     Raises:
         DataMissing, ValueError, whatever the recipe raises; `Interrupted` when a signal asked to stop.
@@ -92,36 +97,45 @@ def execute(house: House, task: Task, device: str = "auto") -> Record:
     recipe = find_recipe(profile.recipe)
     config = recipe.configure(task.table.cell(task.cell_id).config(profile))
     torch.set_num_threads(profile.cpus)
-    where = select_device(device)
     folder = task.folder(house)
     folder.mkdir(parents=True, exist_ok=True)
     context = RunContext(
         directory=folder, stages=house.runs / "stages", seed=task.seed, device=device, data_root=house.data_root
     )
     seed_everything(task.seed)
-    with meter(where) as usage:
+    with meter(select_device(device)) as usage:
         metrics = recipe.run(config, context)
     if task.table.metric not in metrics:
         raise ValueError(
             f"recipe {profile.recipe} gave no {task.table.metric!r}{suggestion(task.table.metric, metrics)}"
         )
-    identities, _ = cell_identities(task.table, profile, house.data_root)
+    return metrics, usage
+
+
+def execute(house: House, task: Task, device: str = "auto") -> Record:
+    """`compute`, and write the record. Raises what that raises."""
+    import torch
+
+    from sextet.cuda import select_device
+
+    metrics, usage = compute(house, task, device)
+    where, metric = select_device(device), task.table.metric
+    profile = task.table.profile(task.profile_name)
+    on_gpu = where.type == "cuda"
     record = make_record(
         {
             "table": task.table.id,
             "cell": task.cell_id,
             "profile": task.profile_name,
             "seed": task.seed,
-            "metric": task.table.metric,
+            "metric": metric,
         },
-        identities[task.cell_id],
-        metrics[task.table.metric],
+        cell_identities(task.table, profile, house.data_root)[0][task.cell_id],
+        metrics[metric],
         wall_s=usage.wall_s,
-        device_s=usage.wall_s if where.type == "cuda" else 0.0,
+        device_s=usage.wall_s if on_gpu else 0.0,
         peak_bytes=usage.peak_bytes,
-        device=torch.cuda.get_device_name(where)
-        if where.type == "cuda"
-        else f"CPU {platform.machine()}, {profile.cpus} threads",
+        device=torch.cuda.get_device_name(where) if on_gpu else f"CPU {platform.machine()}, {profile.cpus} threads",
         root=house.root,
     )
     write_record(house.records, record)
@@ -153,50 +167,6 @@ def run_here(house: House, tasks: Sequence[Task], device: str = "auto") -> Itera
         yield outcome
         if guard.signum:
             raise Interrupted(guard.signum, house.runs)
-
-
-def run_on_ray(
-    house: House, tasks: Sequence[Task], workers: int, address: str = "", device: str = "auto"
-) -> Iterator[Outcome]:
-    """Fan tasks out with Ray, `workers` at a time on this machine or over the cluster at `address`.
-
-    Outcomes come as they are ready. A worker that dies is started again (twice); its run continues from its folder.
-
-    Raises:
-        Interrupted: after a signal; runs that were under way continue at the next start from their last checkpoint.
-    """
-    import ray
-    from ray.exceptions import RayError
-
-    cpus = workers * max(task.table.profile(task.profile_name).cpus for task in tasks)
-    here = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-    ray.init(address=address or None, logging_level=logging.ERROR, log_to_driver=False, **here)
-    remote = ray.remote(max_retries=2)(_attempt_remotely)
-    waiting = {}
-    try:
-        for task in tasks:
-            profile = task.table.profile(task.profile_name)
-            path = house.tables / f"{task.table.id}.yaml"
-            words = (house, path, task.profile_name, task.cell_id, task.seed, device)
-            waiting[remote.options(num_cpus=profile.cpus, num_gpus=profile.gpus).remote(*words)] = task
-        with SignalGuard() as guard:
-            while waiting and not guard.signum:
-                for ready in ray.wait(list(waiting), num_returns=1, timeout=0.5)[0]:
-                    task = waiting.pop(ready)
-                    try:
-                        kind, record, message = ray.get(ready)
-                    except RayError as error:
-                        kind, record, message = "failed", None, f"its worker died: {error}"
-                    yield Outcome(task, kind, record, message)
-    finally:
-        ray.shutdown()
-    if waiting:
-        raise Interrupted(guard.signum, house.runs)
-
-
-def _attempt_remotely(house: House, path: Path, profile_name: str, cell_id: str, seed: int, device: str) -> Any:
-    outcome = attempt(house, Task(read_table(path), profile_name, cell_id, seed), device)
-    return outcome.kind, outcome.record, outcome.message
 
 
 class Reporter:

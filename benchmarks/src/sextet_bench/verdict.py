@@ -105,6 +105,13 @@ def judge(
     return TableResult(table, profile_name, tuple(_mark_stale(result) for result in results), tuple(claims))
 
 
+def describe_stale(results: Sequence[TableResult]) -> list[str]:
+    """A line for each number whose foundation has changed since it was measured, and a last line with their count."""
+    stale = [(result.table.id, cell) for result in results for cell in result.cells if cell.verdict.word == "stale"]
+    lines = [f"{table} {cell.cell.id}: {'; '.join(cell.verdict.changes)}" for table, cell in stale]
+    return [*lines, f"{len(stale)} of {sum(len(result.cells) for result in results)} numbers are stale"]
+
+
 def judge_number(found: Estimate, reference: float, margin: float) -> Verdict:
     """One of three regions for the true difference to `reference`: within the margin, above it, below it.
 
