@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -106,7 +106,7 @@ def pseudo_set(
 
 def fine_tune_linear(
     model: nn.Module,
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]],
     *,
     lr: float = 0.01,
     momentum: float = 0.9,
@@ -136,7 +136,7 @@ def fine_tune_linear(
     return losses
 
 
-def fine_tune_episodes(learner: Learner, episodes: Sequence[Tensor], *, lr: float = 1e-3) -> list[Tensor]:
+def fine_tune_episodes(learner: Learner, episodes: Iterable[Tensor], *, lr: float = 1e-3) -> list[Tensor]:
     """A meta-trained learner by Adam on pseudo episodes, with cross-entropy on its scores whatever its own loss.
 
     Args:
