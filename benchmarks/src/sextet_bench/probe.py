@@ -95,7 +95,7 @@ def measure_rows(
 
 @contextmanager
 def fast_forward(steps: int, found: Callable[[Loop], None]) -> Iterator[None]:
-    """Inside, a loop over `Training` does `WARM_UP + steps` steps at the most, is saved as if done, and told to `found`."""
+    """Inside, a loop over `Training` does `WARM_UP + steps` steps at the most, is saved as done, told to `found`."""
 
     def few_steps(training: Training) -> Iterator[int]:
         from sextet.cuda import synchronize
