@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from infocl import BarlowTwins, Byol, Decoder, Encoder, LowerBoundRegularizer, SimClr, Supervised, target_momentum
-from infocl.theory import (
-    bayes_error,
-    co_information,
-    error_bound,
-    joint_entropy,
-    minimal_sufficient,
-    mutual_information,
-    with_representation,
-)
 
 
 class Tiny(nn.Module):
@@ -142,46 +130,3 @@ def test_sizes():
 def test_bad_input(call):
     with pytest.raises(ValueError, match=r"expected|needed"):
         call()
-
-
-def structured(seed):
-    """v1 = (s, n1), v2 = (s, n2), n1 and n2 independent given s, T ~ p(T | s, n1)."""
-    rng = np.random.default_rng(seed)
-    s = rng.dirichlet(np.ones(3))
-    n1, n2, t = rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(2), 3), rng.dirichlet(np.ones(4), (3, 3))
-    table = np.zeros((9, 6, 4))
-    for a in range(3):
-        for i in range(3):
-            for j in range(2):
-                table[3 * a + i, 2 * a + j] = s[a] * n1[a, i] * n2[a, j] * t[a, i]
-    return table
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_theorems_where_their_assumptions_hold(seed):
-    table = structured(seed)
-    partition = minimal_sufficient(table)
-    assert partition == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    z = with_representation(table, partition)
-    assert mutual_information(z, 0, 2) == pytest.approx(mutual_information(table, 0, 1))
-    # Theorem 1: what the minimal sufficient representation lacks is I(v1; T | v2)
-    gap = mutual_information(table, 0, 2) - mutual_information(z, 0, 3)
-    assert gap == pytest.approx(mutual_information(table, 0, 2, given=1), abs=1e-12)
-    full = with_representation(table, range(9))
-    assert bayes_error(full) <= bayes_error(z) + 1e-12
-    for joint in (z, full):
-        assert bayes_error(joint) <= error_bound(joint_entropy(joint, [0, 3]) - joint_entropy(joint, [0]), 4) + 1e-12
-
-
-def test_a_counter_example_to_lemma_1():
-    """v1 = (s, a), v2 = (s, b), T = a xor b: the lemma needs T to depend on the views through v1 alone."""
-    table = np.zeros((4, 4, 2))
-    for s in range(2):
-        for a in range(2):
-            for b in range(2):
-                table[2 * s + a, 2 * s + b, a ^ b] = 1 / 8
-    z = with_representation(table, [0, 0, 1, 1])
-    assert co_information(table, 0, 1, 2) == pytest.approx(-math.log(2))
-    assert co_information(z, 0, 2, 3) == pytest.approx(0, abs=1e-12)
-    with pytest.raises(ValueError, match="partition"):
-        with_representation(table, [0, 1])
