@@ -101,7 +101,7 @@ def crop_boxes(
     height, width = (area / shape).sqrt(), (area * shape).sqrt()
     fits = (height <= 1) & (width <= 1)
     first = fits.long().argmax(dim=1, keepdim=True)
-    central = min(max(aspect, ratio[0] * aspect), ratio[1] * aspect, key=lambda value: abs(math.log(value)))
+    central = min(max(1.0, ratio[0] * aspect), ratio[1] * aspect)  # width / height, both as shares
     chosen = fits.any(dim=1)
     height = torch.where(chosen, height.gather(1, first)[:, 0], min(1.0, 1 / central))
     width = torch.where(chosen, width.gather(1, first)[:, 0], min(1.0, central))
