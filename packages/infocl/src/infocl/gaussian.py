@@ -115,10 +115,14 @@ class JointGaussian:
 
 
 def shared_and_private(
-        found = f"{len(task_shared)} and {len(task_private)}"
-        raise ValueError(f"task: expected {shared} and {private} weights, got {found}")
-    task_noise: tuple[float, float],
-) -> JointGaussian:  # fmt: skip
+    shared: int,
+    private: int,
+    *,
+    noise: tuple[float, float],
+    task_shared: Sequence[float],
+    task_private: Sequence[float],
+    task_noise: float,
+) -> JointGaussian:
     """Views v1 = (s, n1) + noise and v2 = (s, n2) + noise, and a task T = a s + b n1 + noise of unit normal s, n1, n2.
 
     Args:

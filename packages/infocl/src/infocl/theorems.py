@@ -8,7 +8,7 @@ What holds of which tables:
 - Lemma 1, and with it Theorem 1: only if T depends on the views through v1 alone (`depends_through_v1`). The paper
   does not say so; `exclusive_or` is the counter-example.
 - Theorem 1's first equality, I(v1; T) = I(zmin; T) + I(v1; T | v2): only if zmin is a function of v2, too
-  (`is_shared`). Where sharing is noisy, as in `noisy_shared`, the gap is I(v1; T | v2) - I(zmin; T | v2), which is less.
+  (`is_shared`). Where sharing is noisy, as in `noisy_shared`, less is lost: I(v1; T | v2) - I(zmin; T | v2).
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def structured(
 def exclusive_or() -> np.ndarray:
     """The counter-example to Lemma 1: v1 = (s, a), v2 = (s, b), T = a xor b, of three fair independent bits.
 
-    v1 alone tells nothing of T, I(v1; T) = 0, and with v2 everything, I(v1; T | v2) = ln 2. The theorem's first equality
-    would need I(zmin; T) = -ln 2.
+    v1 alone tells nothing of T, I(v1; T) = 0, and with v2 everything, I(v1; T | v2) = ln 2. The theorem's first
+    equality would need I(zmin; T) = -ln 2.
     """
     table = np.zeros((4, 4, 2))
     for s, a, b in np.ndindex(2, 2, 2):
