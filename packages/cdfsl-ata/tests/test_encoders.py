@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cdfsl_ata.encoders import ConvNet, FeatureWiseTransform, ResidualBlock, ResNet, fixed_parameters
+from cdfsl_ata.encoders import ConvNet, FeatureWiseTransform, ResidualBlock, ResNet, SmallResNet, fixed_parameters
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,14 @@ def test_the_transform_is_batch_normalisation_in_evaluation():
         layer.gamma.fill_(-100)
         layer.beta.fill_(-100)
     torch.testing.assert_close(layer(x), plain.train()(x))
+
+
+def test_a_small_residual_network():
+    model = SmallResNet((8, 8, 16))
+    images = torch.randn(2, 3, 32, 32)
+    assert model(images).shape == (2, 16)
+    assert SmallResNet(flatten=False)(images).shape == (2, 64, 4, 4)
+    assert sum(isinstance(m, FeatureWiseTransform) for m in SmallResNet(last_norm=FeatureWiseTransform).modules()) == 5
 
 
 def test_ft_has_seven_layers_in_resnet10_that_are_not_trained():

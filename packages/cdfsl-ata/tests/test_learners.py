@@ -102,6 +102,20 @@ def test_a_gnn_query_alone_does_not_depend_on_its_neighbours_features():
     assert not torch.allclose(after[QUERIES - 1], before[QUERIES - 1])
 
 
+@pytest.mark.parametrize(("size", "objective"), [(7, "mse"), (4, "softmax"), (11, "mse")])
+def test_relations_without_pairs_are_those_of_all_pairs(size, objective):
+    """Also where the first block does not pad (maps of 10 and more)."""
+    torch.manual_seed(0)
+    model = RelationNet(nn.Identity(), SHOTS, 3, size, objective).double()
+    x = torch.randn(WAY, SHOTS + QUERIES, 3, size, size, dtype=torch.float64, requires_grad=True)
+    pairs = model.activation(model.relations(model.pairs(x), WAY))
+    scores = model.scores(x)
+    torch.testing.assert_close(scores, pairs)
+    ours, theirs = (torch.autograd.grad(model.loss(each), [x, *model.parameters()]) for each in (scores, pairs))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_both_orders_of_the_support_lstm():
     support = episode()[:, :SHOTS].flatten(0, 1)
     published, correct = learner("matching"), learner("matching")

@@ -182,5 +182,11 @@ def test_bad_settings(tmp_path: Path) -> None:
         pretrain(encoder(), source(), PretrainingConfig(1, 2, outputs=2), tmp_path, seed=0, device=CPU)
     with pytest.raises(ValueError, match="classes with fewer than"):
         meta_train(ProtoNet(encoder(), 9), source(), MetaTrainingConfig(3, 9, 2), tmp_path, seed=0, device=CPU)
+    with pytest.raises(ValueError, match=r"encoder: expected outputs \[batch, dim\], got \[1, 4, 4, 4\]"):
+        pretrain(encoder()[0], source(), PRE, tmp_path, seed=0, device=CPU)  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(ValueError, match="measure_every: expected above 0, got 0"):
+        MetaTrainingConfig(measure_every=0)
+    with pytest.raises(ValueError, match="batch_size: expected above 0, got -1"):
+        PretrainingConfig(batch_size=-1)
     with pytest.raises(ValueError, match="step_size"):
         AscentConfig(step_size=-1.0).augmenter(ProtoNet(encoder(), 1))

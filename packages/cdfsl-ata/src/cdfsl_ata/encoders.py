@@ -6,7 +6,7 @@ Names of weights are those of the checkpoints that circulate (`trunk.4.C1.weight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,33 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[batch, 3, h, w] -> [batch, 512], or [batch, 512, h / 32, w / 32] without `flatten`."""
+        maps = self.trunk(images)
+        return maps.mean(dim=(2, 3)) if self.flatten else maps
+
+
+class SmallResNet(nn.Module):
+    """A residual network for images of about 32 pixels: a 3x3 convolution of stride 2, BN, ReLU, and one block a width.
+
+    Args:
+        widths: channels of the blocks; the first keeps its size, the others halve it.
+        flatten, last_norm: see `ResNet`.
+    """
+
+    def __init__(
+        self, widths: Sequence[int] = (16, 32, 64), *, flatten: bool = True, last_norm: Norm = nn.BatchNorm2d
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        ]  # fmt: skip
+        for before, width in zip((widths[0], *widths), widths, strict=False):
+            layers.append(ResidualBlock(before, width, 1 if before == width else 2, last_norm=last_norm))
+        self.trunk = nn.Sequential(*layers)
+        self.flatten, self.dim = flatten, widths[-1]
+        init_convolutions(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[batch, 3, h, w] -> [batch, widths[-1]], or maps of an eighth of the size without `flatten`."""
         maps = self.trunk(images)
         return maps.mean(dim=(2, 3)) if self.flatten else maps
 

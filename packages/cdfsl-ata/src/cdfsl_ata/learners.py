@@ -188,7 +188,11 @@ class RelationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[pairs, width_in, h, w] -> [pairs, width_out, ...]."""
-        return F.max_pool2d(F.relu(self.BN(self.C(x))), 2)
+        return self.after_convolution(self.C(x))
+
+    def after_convolution(self, y: Tensor) -> Tensor:
+        """Everything but the convolution."""
+        return F.max_pool2d(F.relu(self.BN(y)), 2)
 
 
 class RelationModule(nn.Module):
@@ -210,7 +214,30 @@ class RelationModule(nn.Module):
 
     def forward(self, pairs: Tensor) -> Tensor:
         """[pairs, 2 channels, size, size] -> [pairs, 1], before the sigmoid."""
-        return self.fc2(F.relu(self.fc1(self.layer2(self.layer1(pairs)).flatten(1))))
+        return self.after_first(self.layer1(pairs))
+
+    def compare(self, prototypes: Tensor, queries: Tensor) -> Tensor:
+        """`forward` of all pairs (prototype, query), query by query, without making the pairs.
+
+        The first convolution is linear in its input: its two halves see each prototype and each query once, and their
+        outputs are added for every pair. For n_way prototypes that is about 2 n_way times less work.
+
+        Args:
+            prototypes: [n_way, channels, size, size].
+            queries: [n, channels, size, size].
+
+        Returns:
+            [n n_way, 1], before the sigmoid.
+        """
+        first = self.layer1.C
+        to_prototype, to_query = first.weight.chunk(2, dim=1)
+        ours = F.conv2d(prototypes, to_prototype, first.bias, padding=first.padding)
+        theirs = F.conv2d(queries, to_query, padding=first.padding)
+        return self.after_first(self.layer1.after_convolution((ours + theirs[:, None]).flatten(0, 1)))
+
+    def after_first(self, maps: Tensor) -> Tensor:
+        """The second block and the linear layers."""
+        return self.fc2(F.relu(self.fc1(self.layer2(maps).flatten(1))))
 
 
 class RelationNet(Learner):
@@ -237,7 +264,9 @@ class RelationNet(Learner):
 
     def head(self, z: Tensor) -> Tensor:
         """Scores of maps [n_way, n_support + n_query, channels, size, size]."""
-        return self.activation(self.relations(self.pairs(z), len(z)))
+        support, query = self.split(z)
+        relations = self.relation_module.compare(support.mean(dim=1), query.flatten(0, 1))
+        return self.activation(relations.view(-1, len(z)))
 
     def pairs(self, z: Tensor) -> Tensor:
         """(prototype, query) by channels, [n_way n_query n_way, 2 channels, size, size], query by query."""

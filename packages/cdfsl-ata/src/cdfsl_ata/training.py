@@ -37,6 +37,13 @@ class Source(Protocol):
         ...
 
 
+def check_positive(**values: float) -> None:
+    """Raise ValueError for the first value that is not above 0, by its name."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}: expected above 0, got {value}")
+
+
 @dataclass(frozen=True)
 class PretrainingConfig:
     """Adam with cross-entropy on the base classes; the defaults are the published ones.
@@ -52,6 +59,9 @@ class PretrainingConfig:
     batch_size: int = 16
     lr: float = 1e-3
     outputs: int = 200
+
+    def __post_init__(self) -> None:
+        check_positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr, outputs=self.outputs)
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,11 @@ class MetaTrainingConfig:
     episodes_per_epoch: int = 100
     lr: float = 1e-3
     measure_every: int = 10
+
+    def __post_init__(self) -> None:
+        check_positive(
+            epochs=self.epochs, episodes_per_epoch=self.episodes_per_epoch, lr=self.lr, measure_every=self.measure_every
+        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,7 @@ def pretrain(
         The linear layer, [outputs, dim], on `device`.
 
     Raises:
-        ValueError: more classes than outputs.
+        ValueError: more classes than outputs, or an encoder that gives maps.
     """
     classes = int(source.labels.max()) + 1
     if config.outputs < classes:
@@ -177,8 +192,10 @@ def pretrain(
     torch.manual_seed(seed)
     encoder.to(device).eval()
     with torch.no_grad():
-        dim = encoder(source.pixels(np.arange(1))).shape[1]
-    classifier = nn.Linear(dim, config.outputs).to(device)
+        shape = list(encoder(source.pixels(np.arange(1))).shape)
+    if len(shape) != 2:
+        raise ValueError(f"encoder: expected outputs [batch, dim], got {shape}; flatten or pool its maps")
+    classifier = nn.Linear(shape[1], config.outputs).to(device)
     nn.init.zeros_(classifier.bias)
     encoder.train()
     optimizer = torch.optim.Adam([*encoder.parameters(), *classifier.parameters()], lr=config.lr)
@@ -270,7 +287,7 @@ def meta_train(
                 best.offer(learner, score, epoch)
                 logged["validation"] = score
             training.log(loss=loss, **logged)
-    if validate is not None:
+    if best.score is not None:
         learner.load_state_dict(best.weights)
     return best
 
