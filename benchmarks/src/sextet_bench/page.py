@@ -2,108 +2,139 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
+from importlib.resources import files
 
+from sextet_bench.charts import Chart
+from sextet_bench.cost import cost_charts
+from sextet_bench.markup import anchor, verdict_class
+from sextet_bench.overview import CLAIM_WORDS, NUMBER_WORDS, claims_table, matrix, summary
 from sextet_bench.pictures import COLOURS
-from sextet_bench.sections import CLAIM_HEADER, Section, claim_words, number_text
-from sextet_bench.verdict import CellResult
+from sextet_bench.sections import Section
+from sextet_bench.speed_report import Speed, speed_table
+from sextet_bench.svg import chart_figure
+from sextet_bench.table_section import curves_html, section_html
 
-STYLE = """
-:root { color-scheme: light dark; --line: #d0d7de; --soft: #f6f8fa; }
-@media (prefers-color-scheme: dark) { :root { --line: #30363d; --soft: #161b22; } img { background: #fff; } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; }
-th, td { border: 1px solid var(--line); padding: .35rem .6rem; text-align: left; vertical-align: top; }
-th { background: var(--soft); }
-th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid; }
-.verdict { font-size: .85em; font-weight: 600; } summary { cursor: pointer; } img { max-width: 100%; }
-pre { white-space: pre-wrap; font-size: .8em; margin: .3rem 0; }
-"""
-
-SCRIPT = """
-for (const table of document.querySelectorAll('table')) {
-  table.querySelectorAll('thead th').forEach((cell, index) => {
-    const button = document.createElement('button');
-    button.textContent = cell.textContent; cell.replaceChildren(button);
-    button.title = 'sort';
-    button.addEventListener('click', () => {
-      const up = cell.getAttribute('aria-sort') !== 'ascending';
-      table.querySelectorAll('th').forEach(other => other.removeAttribute('aria-sort'));
-      cell.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-      const key = row => { const text = row.cells[index].textContent; const number = parseFloat(text);
-                           return Number.isNaN(number) ? text : number; };
-      const rows = [...table.tBodies[0].rows].sort((a, b) => { const x = key(a), y = key(b);
-        return typeof x === typeof y ? (x < y ? -1 : x > y ? 1 : 0) : typeof x === 'number' ? -1 : 1; });
-      table.tBodies[0].append(...(up ? rows : rows.reverse()));
-    });
-  });
+MEANINGS = {
+    "reproduced": "two one-sided tests place the mean within the margin around the reference",
+    "above": "a one-sided test places the mean beyond the margin, on the high side",
+    "below": "the same on the low side",
+    "measured": "there is nothing to compare it with at this profile",
+    "holds": "one-sided tests on the paired effect place it beyond what the claim asks for",
+    "does not hold": "they place it on the other side",
+    "inconclusive": "no test decides after Holm's correction over the table",
+    "not run": "it was not run here; what it would take stands with it",
+    "stale": "config, data or the method's source has changed since the run",
 }
-"""
+
+COST_NOTE = (
+    "What a row takes is the longest of its runs (median over the seeds): the one that trains what the others find. "
+    "What several rows share, such as pre-training, is not in it."
+)
 
 
-def html_page(sections: Sequence[Section], picture: bytes | None) -> str:
+@dataclass(frozen=True)
+class Extras:
+    """What the page shows beside the tables' results.
+
+    Attributes:
+        curves: section (`markup.anchor`) -> training curves of its runs.
+        stages: name of a shared stage -> its training curves.
+        speeds: what was timed side by side.
+    """
+
+    curves: Mapping[str, Sequence[Chart]] = field(default_factory=dict)
+    stages: Mapping[str, Sequence[Chart]] = field(default_factory=dict)
+    speeds: Sequence[Speed] = ()
+
+
+def html_page(sections: Sequence[Section], extras: Extras) -> str:
     """The whole page."""
-    body = ["<h1>Six papers, measured</h1>"]
-    if picture is not None:
-        data = base64.b64encode(picture).decode()
-        body.append(f'<img alt="Every claim with its effect and interval" src="data:image/png;base64,{data}">')
-    for part in sections:
-        body += _section(part)
-    styles = STYLE + "".join(
-        f".v-{word.replace(' ', '-')} {{ color: light-dark({colour}, color-mix(in srgb, {colour}, white 45%)); }}\n"
-        for word, colour in COLOURS.items()
-    )
+    results = [part.result for part in sections]
+    costs = "".join(map(chart_figure, cost_charts(results)))
+    names = [anchor(part.result.table.id, part.result.profile_name) for part in sections]
+    parts = {
+        "overview": ("Overview", matrix(results)),
+        "claims": ("Claims", claims_table(results)),
+        "tables": (
+            "Tables",
+            "".join(
+                section_html(part, extras.curves.get(name, ())) for part, name in zip(sections, names, strict=True)
+            ),
+        ),
+        "cost": (
+            "Cost against accuracy",
+            f'<p>{COST_NOTE}</p><div class="charts">{costs}</div>' if costs else "<p>Nothing yet.</p>",
+        ),
+        "speed": ("Speed side by side", speed_table(extras.speeds)),
+        "stages": ("Training of shared stages", _stages(extras.stages)),
+        "words": ("What the words mean", _words()),
+    }
+    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, (title, _) in parts.items())
+    body = [
+        '<a class="skip" href="#overview">to the overview</a>',
+        f'<header><h1>Six papers, measured</h1><p class="lead">{escape(summary(results))}</p>',
+        f'<nav aria-label="Parts of this page"><ul>{links}</ul></nav></header>',
+        _tools(sorted({result.table.paper for result in results})),
+        "<main>",
+        *(f'<section id="{name}"><h2>{title}</h2>{content}</section>' for name, (title, content) in parts.items()),
+        "</main>",
+    ]
+    script = _asset("report.js")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>sextet: report</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{styles}</style>\n</head>\n<body>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
+        f"<style>\n{_asset('report.css')}{_colours()}</style>\n</head>\n<body>\n"
         + "\n".join(body)
-        + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        + f"\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
 
-def _section(part: Section) -> list[str]:
-    result, table = part.result, part.result.table
-    lines = [f'<h2 id="{escape(table.id.replace("/", "-"))}">{escape(table.id)}: {escape(table.title)}</h2>']
-    lines.append(f"<p>{escape(table.metric)} in {escape(table.unit)}; profile {escape(result.profile_name)}.</p>")
-    rows = [(escape(title), *(_cell(cell) if cell else "" for cell in cells)) for title, cells in part.rows]
-    lines.append(_table(part.header, rows))
-    if result.claims:
-        claims = [
-            (*map(escape, claim_words(claim, table.unit)), _word(claim.verdict.word, claim.verdict.note))
-            for claim in result.claims
-        ]
-        lines.append(_table(CLAIM_HEADER, claims))
-    if table.reading and result.records:
-        lines.append(f"<p>{escape(table.reading.strip())}</p>")
-    lines.append("<ul>" + "".join(f"<li>{escape(note)}</li>" for note in part.notes) + "</ul>")
-    return lines
+def _asset(name: str) -> str:
+    return files("sextet_bench").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
+def _colours() -> str:
+    """Colours of the verdicts, lighter on dark ground."""
+    return "".join(
+        f".{verdict_class(word)} {{ color: light-dark({colour}, color-mix(in srgb, {colour}, white 45%)); }}\n"
+        for word, colour in COLOURS.items()
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(result: CellResult) -> str:
-    """Number, verdict, and behind a click where it comes from."""
-    text = escape(number_text(result)) + "<br>" + _word(result.verdict.word, result.verdict.note)
-    if not result.records:
-        return text
-    last = result.records[-1]
-    lines = [f"seed {r.seed}: {r.value:.4f}, {r.n} {r.unit}s, {r.wall_s:.1f} s, {r.device}" for r in result.records]
-    lines += ["config " + json.dumps(dict(last.config)), f"commit {last.commit[:10]}, {last.finished}"]
-    lines += [f"data {name} {content[:12]}" for name, content in last.data.items()]
-    return f"{text}<details><summary>more</summary><pre>{escape(chr(10).join(lines))}</pre></details>"
+def _tools(papers: Sequence[str]) -> str:
+    """Filters; they are hidden until the script that serves them runs."""
+    words = list(dict.fromkeys((*CLAIM_WORDS, *NUMBER_WORDS)))
+    chosen = {"paper": papers, "verdict": words}
+    selects = "".join(
+        f'<label>{name}<select name="{name}"><option value="">all</option>'
+        + "".join(f"<option>{escape(value)}</option>" for value in values)
+        + "</select></label>"
+        for name, values in chosen.items()
+    )
+    return (
+        '<form class="tools" role="search" aria-label="Filter" hidden>'
+        '<label>words<input type="search" name="text" placeholder="press / to search" autocomplete="off"></label>'
+        f'{selects}<button type="reset">show all</button><button type="button" name="theme">light / dark</button>'
+        '<output aria-live="polite"></output></form>'
+    )
 
 
-def _word(word: str, note: str) -> str:
-    title = f' title="{escape(note)}"' if note else ""
-    return f'<span class="verdict v-{word.replace(" ", "-")}"{title}>{escape(word)}</span>'
+def _stages(stages: Mapping[str, Sequence[Chart]]) -> str:
+    if not stages:
+        return "<p>Nothing was trained here that several runs share.</p>"
+    return "".join(curves_html(charts, name) for name, charts in sorted(stages.items()))
+
+
+def _words() -> str:
+    items = "".join(
+        f'<dt class="verdict {verdict_class(word)}">{word}</dt><dd>{escape(text)}</dd>'
+        for word, text in MEANINGS.items()
+    )
+    return (
+        f"<dl>{items}</dl><p>Intervals are of 95%. With three or more seeds they are Student's over the seeds' means, "
+        "with fewer over the episodes, images or sentences of the seeds that are there. Claims are judged in pairs, on "
+        "the same units of the same seeds.</p>"
+    )

@@ -1,4 +1,4 @@
-"""The report: Markdown, one self-contained HTML page, one picture, all from the same sections."""
+"""The report: Markdown, one self-contained HTML page, pictures, all from the same results."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sextet.checkpoint import write_atomic
-from sextet_bench.page import html_page
+from sextet_bench.curves import stage_charts, table_charts
+from sextet_bench.house import House
+from sextet_bench.markup import anchor
+from sextet_bench.page import Extras, html_page
 from sextet_bench.pictures import claims_picture
 from sextet_bench.sections import CLAIM_HEADER, Section, claim_words, number_text, section
+from sextet_bench.speed_report import read_speeds
+from sextet_bench.tables import select_tables
 from sextet_bench.verdict import TableResult
 
 
@@ -43,11 +48,41 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     return ["| " + " | ".join(words) + " |" for words in (header, ["---"] * len(header), *rows)]
 
 
-def write_report(folder: Path, results: Sequence[TableResult]) -> None:
-    """Write `report.md`, `report.html` and `claims.png` into `folder`."""
-    sections = [section(result) for result in results]
+def write_report(folder: Path, results: Sequence[TableResult], house: House | None = None) -> None:
+    """Write `report.md`, `report.html` and `claims.png` into `folder`.
+
+    Args:
+        folder: where to.
+        results: what was asked for: all of `report.md`.
+        house: where the other tables, the training logs and the speed records lie; the page shows them too, so that it
+            is the one place to look whatever was run last. Without it the page has `results` alone.
+    """
+    everything = [section(result) for result in (all_results(house, results) if house else results)]
     picture = claims_picture(results)
-    write_atomic(folder / "report.md", markdown(sections).encode())
-    write_atomic(folder / "report.html", html_page(sections, picture).encode())
+    write_atomic(folder / "report.md", markdown([section(result) for result in results]).encode())
+    write_atomic(folder / "report.html", html_page(everything, extras(house, everything)).encode())
     if picture is not None:
         write_atomic(folder / "claims.png", picture)
+
+
+def all_results(house: House, known: Sequence[TableResult]) -> list[TableResult]:
+    """Results of every table at every profile, in the order of the files; those that are known already as they are."""
+    found = {(result.table.id, result.profile_name): result for result in known}
+    return [
+        found.get((table.id, profile)) or house.results(table, profile)
+        for table in select_tables(house.tables, ())
+        for profile in table.profiles
+    ]
+
+
+def extras(house: House | None, sections: Sequence[Section]) -> Extras:
+    """Training curves and speed records of a house."""
+    if house is None:
+        return Extras()
+    results = [part.result for part in sections]
+    curves = {
+        anchor(result.table.id, result.profile_name): table_charts(house.runs, result.table, result.profile_name)
+        for result in results
+    }
+    speeds = read_speeds(house.root / "benchmarks/speed/results")
+    return Extras(curves, stage_charts(house.runs), speeds)

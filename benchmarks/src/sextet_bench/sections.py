@@ -49,9 +49,9 @@ def section(result: TableResult) -> Section:
 def number_text(result: CellResult) -> str:
     """`72.13 ± 0.40 (72.1)`: mean, half of the 95% interval, reference."""
     found = result.verdict.estimate
-    if found is None:
-        return "not run" if result.verdict.word == "not run" else "–"
     reference = "" if result.cell.reference is None else f" ({result.cell.reference:g})"
+    if found is None:
+        return f"–{reference}"
     return f"{found.mean:.2f} ± {half_width(found):.2f}{reference}"
 
 

@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 44
 
 def chart_svg(chart: Chart, *, width: int = 560, height: int = 300) -> str:
     """A chart with axes, grid and markers; its title and what it shows are there for screen readers."""
-    box = (_LEFT, width - _RIGHT), (height - _BOTTOM, _TOP)
+    box = (_LEFT + 8, width - _RIGHT - 8), (height - _BOTTOM, _TOP)
     low, high = chart.x_range
     room = 0.25 if chart.x_words else 0.0
     x = Scale((low - room, high + room), box[0], chart.log_x)
@@ -52,6 +52,7 @@ def interval_svg(
     label: str,
     ticks_at: Sequence[float] = (),
     band: tuple[float, float] | None = None,
+    base: float | None = None,
     width: int = 150,
 ) -> str:
     """One interval with its mean on a common scale: a line of the report's forest plots.
@@ -63,10 +64,13 @@ def interval_svg(
         label: the same in words, for screen readers and for pointing at.
         ticks_at: values that are marked by strokes: thresholds, references.
         band: a range that is shaded: the margin around a reference.
+        base: a value that is marked faintly: no effect.
         width: of the picture, in pixels.
     """
     place = lambda value: min(max(scale(value), 1.0), width - 1.0)  # noqa: E731
     parts = [f"<title>{escape(label)}</title>"]
+    if base is not None:
+        parts.append(f'<path class="grid" d="M{place(base):.1f} 0v16"/>')
     if band:
         left, right = place(band[0]), place(band[1])
         parts.append(f'<rect class="band" x="{left:.1f}" y="1" width="{max(right - left, 1):.1f}" height="14"/>')
@@ -144,7 +148,7 @@ def _marker(curve: Curve, a: float, b: float, title: str = "") -> str:
         f"M{a - 3.2:.1f} {b - 3.2:.1f}h6.4v6.4h-6.4z",
         f"M{a:.1f} {b - 4:.1f}l4 7h-8z",
         f"M{a:.1f} {b - 4.5:.1f}l4.5 4.5l-4.5 4.5l-4.5 -4.5z",
-    )[curve.colour % SHAPES]
+    )[(curve.colour + curve.colour // COLOURS) % SHAPES]
     return f'<path class="mark" d="{outline}">{title}</path>'
 
 
