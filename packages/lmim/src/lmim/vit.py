@@ -81,6 +81,7 @@ class LocalMim(nn.Module):
 
     pos_embed: Tensor
     hog_biases: Tensor | None
+    reg_token: nn.Parameter | None
 
     def __init__(
         self,
@@ -116,6 +117,7 @@ class LocalMim(nn.Module):
         grid = image // patch
         self.patch_embed = PatchEmbed(patch, dim, channels)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_parameter("reg_token", None)  # see `lmim.wrapping`
         self.register_buffer("pos_embed", position_table(dim, grid, class_token=True).float()[None])
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in self.taps)
@@ -193,11 +195,14 @@ class LocalMim(nn.Module):
         """The normalised outputs of the taps, [batch, 1 + visible, dim] each, of embedded tokens with positions."""
         visible = tokens.gather(1, mask.keep[:, :, None].expand(-1, -1, tokens.shape[2]))
         first = (self.cls_token + self.pos_embed[:, :1]).to(tokens).expand(len(tokens), -1, -1)
-        stream, latents = torch.cat([first, visible], dim=1), []
+        if self.reg_token is not None:
+            first = torch.cat([first, self.reg_token.to(tokens).expand(len(tokens), -1, -1)], dim=1)
+        stream, latents, patches = torch.cat([first, visible], dim=1), [], first.shape[1]
         for number, block in enumerate(self.blocks):
             stream = block(stream)
             if number in self.taps:
-                latents.append(self.norm[len(latents)](stream))
+                decoded = stream if patches == 1 else torch.cat([stream[:, :1], stream[:, patches:]], dim=1)
+                latents.append(self.norm[len(latents)](decoded))
                 stream = stream.detach() if self.isolate_stages else stream
         return latents
 
