@@ -104,6 +104,29 @@ def pseudo_set(
     return torch.stack(blocks)
 
 
+def classification_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of a classifier on images [n, channels, h, w] with labels [n]."""
+    return F.cross_entropy(model(images), labels)
+
+
+def episode_loss(learner: Learner, images: Tensor) -> Tensor:
+    """Cross-entropy of a learner's scores, whatever its own loss, on images [n_way, n_support + n_query, ...]."""
+    scores = learner.scores(images)
+    return F.cross_entropy(scores, query_labels(scores))
+
+
+def dampened_sgd(
+    parameters: Iterable[Tensor], lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 1e-3
+) -> torch.optim.Optimizer:
+    """The published SGD of linear fine-tuning: dampening as large as momentum, decay on all parameters."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, dampening=momentum, weight_decay=weight_decay)
+
+
+def adam(parameters: Iterable[Tensor], lr: float = 1e-3) -> torch.optim.Optimizer:
+    """The published Adam of episodic fine-tuning."""
+    return torch.optim.Adam(parameters, lr=lr)
+
+
 def fine_tune_linear(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -122,13 +145,11 @@ def fine_tune_linear(
     Returns:
         The loss before each step.
     """
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=momentum, dampening=momentum, weight_decay=weight_decay
-    )
+    optimizer = dampened_sgd(model.parameters(), lr, momentum, weight_decay)
     model.train()
     losses = []
     for images, labels in batches:
-        loss = F.cross_entropy(model(images), labels)
+        loss = classification_loss(model, images, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -147,12 +168,11 @@ def fine_tune_episodes(learner: Learner, episodes: Iterable[Tensor], *, lr: floa
     Returns:
         The loss before each step.
     """
-    optimizer = torch.optim.Adam(learner.parameters(), lr=lr)
+    optimizer = adam(learner.parameters(), lr)
     learner.train()
     losses = []
     for images in episodes:
-        scores = learner.scores(images)
-        loss = F.cross_entropy(scores, query_labels(scores))
+        loss = episode_loss(learner, images)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -60,7 +60,7 @@ def affinity(features: Tensor, sigma: Tensor, neighbours: int = NEIGHBOURS) -> T
     scaled = features / (sigma + EPSILON)
     weights = torch.exp(-(scaled[:, None] - scaled[None]).square().mean(dim=2) / 2)
     nearest = weights.detach().topk(neighbours, dim=1).indices
-    mask = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, nearest, value=True)
+    mask = torch.zeros_like(weights.detach()).scatter(1, nearest, 1.0) > 0
     weights = weights * (mask | mask.T)
     inverse_root = (weights.sum(dim=0) + EPSILON).rsqrt()
     return inverse_root[:, None] * weights * inverse_root
