@@ -77,23 +77,24 @@ class Draws:
     Args:
         seed: at least 0.
         images: how many there are; an image's numbers do not depend on it.
+        width: numbers an image.
     """
 
-    def __init__(self, seed: int, images: int) -> None:
-        if seed < 0 or images < 1:
-            raise ValueError(f"expected seed >= 0 and at least one image, got {seed} and {images}")
-        self.seed, self.images = seed, images
+    def __init__(self, seed: int, images: int, width: int = DRAWS) -> None:
+        if seed < 0 or images < 1 or width < 1:
+            raise ValueError(f"expected seed >= 0, images >= 1, width >= 1, got {seed}, {images}, {width}")
+        self.seed, self.images, self.width = seed, images, width
         self._epoch = -1
         self._tables: dict[int, Tensor] = {}
 
     def rows(self, epoch: int, view: int, rows: Tensor) -> Tensor:
-        """Numbers in [0, 1) of some images, float32 [len(rows), DRAWS], on the CPU."""
+        """Numbers in [0, 1) of some images, float32 [len(rows), width], on the CPU."""
         if epoch != self._epoch:
             self._epoch, self._tables = epoch, {}
         if view not in self._tables:
-            words = np.random.Philox(key=self.seed, counter=[0, 1, view, epoch]).random_raw(self.images * DRAWS)
+            words = np.random.Philox(key=self.seed, counter=[0, 1, view, epoch]).random_raw(self.images * self.width)
             table = (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-            self._tables[view] = torch.from_numpy(table).view(self.images, DRAWS)
+            self._tables[view] = torch.from_numpy(table).view(self.images, self.width)
         return self._tables[view][rows.cpu()]
 
 

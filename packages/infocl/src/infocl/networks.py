@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -66,10 +67,61 @@ def head(dim: int, hidden: int, out: int, *, norm: bool) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, hidden), *between, nn.ReLU(), nn.Linear(hidden, out))
 
 
-PLANS: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
-    32: (4, ((64, 0), (256, 2), (128, 2), (64, 2), (3, 1))),
-    64: (4, ((128, 0), (128, 2), (128, 2), (128, 2), (128, 2), (3, 1))),
-    224: (7, ((64, 0), (128, 2), (128, 2), (128, 2), (64, 2), (3, 2))),
+class SmallEncoder(nn.Module):
+    """A ResNet with one block a stage, for the experiments on a laptop; gives what `Encoder` gives.
+
+    Args:
+        channels: of the images.
+        widths: of the four stages.
+    """
+
+    def __init__(self, channels: int = 1, widths: tuple[int, int, int, int] = (16, 32, 64, 128)) -> None:
+        super().__init__()
+        self.dim = widths[-1]
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
+        self.stages = nn.ModuleList()
+        for number, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
+            stride = 2 if number else 1
+            shortcut = None
+            if stride != 1:
+                shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.stages.append(BasicBlock(before, width, stride, shortcut))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Pooled outputs of stages 2, 3 and 4, [batch, width] each, of images [batch, channels, h, w]."""
+        x = self.stem(x)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x.mean(dim=(2, 3)))
+        return outputs[1:]
+
+
+@dataclass(frozen=True)
+class DecoderPlan:
+    """Shapes of a decoder.
+
+    Attributes:
+        start: channels, height and width that the feature vector is brought to.
+        layers: channels and stride (1 or 2) of each transposed convolution; the last one gives the image.
+    """
+
+    start: tuple[int, int, int]
+    layers: tuple[tuple[int, int], ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the image."""
+        scale = math.prod(stride for _, stride in self.layers)
+        return self.layers[-1][0], scale * self.start[1], scale * self.start[2]
+
+
+PLANS: dict[int, DecoderPlan] = {
+    32: DecoderPlan((64, 4, 4), ((256, 2), (128, 2), (64, 2), (3, 1))),
+    64: DecoderPlan((128, 4, 4), ((128, 2), (128, 2), (128, 2), (128, 2), (3, 1))),
+    224: DecoderPlan((64, 7, 7), ((128, 2), (128, 2), (128, 2), (64, 2), (3, 2))),
 }
 
 
@@ -78,23 +130,22 @@ class Decoder(nn.Module):
 
     Args:
         dim: of the features.
-        size: of the images, one of `PLANS`.
+        plan: the side of a square image that the paper has a decoder for, one of `PLANS`; or a `DecoderPlan`.
 
     Raises:
         ValueError: another size.
     """
 
-    def __init__(self, dim: int, size: int) -> None:
+    def __init__(self, dim: int, plan: int | DecoderPlan) -> None:
         super().__init__()
-        if size not in PLANS:
-            raise ValueError(f"size: expected one of {sorted(PLANS)}, got {size}")
-        self.side, steps = PLANS[size]
-        self.channels = steps[0][0]
-        width = self.channels * self.side**2
+        if isinstance(plan, int) and plan not in PLANS:
+            raise ValueError(f"plan: expected one of {sorted(PLANS)} or a DecoderPlan, got {plan}")
+        self.plan = PLANS[plan] if isinstance(plan, int) else plan
+        width = math.prod(self.plan.start)
         self.fc, self.bn0 = nn.Linear(dim, width, bias=False), nn.BatchNorm1d(width)
-        self.depth = len(steps) - 1
-        before = self.channels
-        for number, (channels, stride) in enumerate(steps[1:], start=1):
+        self.depth = len(self.plan.layers)
+        before = self.plan.start[0]
+        for number, (channels, stride) in enumerate(self.plan.layers, start=1):
             last = number == self.depth
             layer = nn.ConvTranspose2d(before, channels, 3, stride, 1, stride - 1, bias=last)
             self.add_module(f"deconv{number}", layer)
@@ -103,8 +154,8 @@ class Decoder(nn.Module):
             before = channels
 
     def forward(self, h: Tensor) -> Tensor:
-        """[batch, dim] -> [batch, 3, size, size]."""
-        x = torch.relu(self.bn0(self.fc(h))).view(-1, self.channels, self.side, self.side)
+        """[batch, dim] -> [batch, *plan.shape]."""
+        x = torch.relu(self.bn0(self.fc(h))).view(-1, *self.plan.start)
         for number in range(1, self.depth + 1):
             x = self.get_submodule(f"deconv{number}")(x)
             if number < self.depth:

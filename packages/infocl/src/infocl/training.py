@@ -38,6 +38,7 @@ class TrainingConfig:
         weight: lambda of the regulariser.
         weight_warmup: epochs over which lambda rises linearly from 0.
         precision: `fp32`, `tf32`, `bf16` or `fp16` of the networks; losses are in float32.
+        channels_last: memory layout of images and convolutions; faster on most devices, rounds differently.
         save_every: steps between checkpoints.
     """
 
@@ -51,6 +52,7 @@ class TrainingConfig:
     weight: float = 1.0
     weight_warmup: int = 0
     precision: Precision = "fp32"
+    channels_last: bool = False
     save_every: int = 1000
 
     def __post_init__(self) -> None:
@@ -108,7 +110,8 @@ def train(
     """
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     steps_per_epoch = check_sizes(len(source), config.batch_size, processes)
-    model.to(device)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     parallel: nn.Module = accelerator.prepare(model) if accelerator else model
     optimizer = make_optimizer(model, config)
     torch.manual_seed(seed * 1009 + rank)
@@ -127,7 +130,7 @@ def train(
             epoch, position = divmod(step, steps_per_epoch)
             rows = epoch_order(len(source), seed, epoch)[position * config.batch_size :][: config.batch_size]
             batch = rows.chunk(processes)[rank]
-            views = [view.to(device) for view in source.views(batch, epoch)]
+            views = [view.to(device, memory_format=layout) for view in source.views(batch, epoch)]
             labels = None if source.labels is None else source.labels[batch].to(device)
             set_rate(optimizer, learning_rate(config, epoch))
             model.weight = regulariser_weight(config, step / steps_per_epoch)
