@@ -25,6 +25,7 @@ from cdfsl_ata.splits import (
     modulo_split,
 )
 from sextet.data import DataError, DataMissing
+from sextet.data.matlab import read_matlab
 from sextet.data.photographs import SUFFIXES, PhotographList, list_class_folders
 
 Photographs = dict[str, PhotographList]
@@ -69,18 +70,13 @@ def read_car_annotations(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """File names and classes, int64 `[n]` counted from 0, of `cars_train_annos.mat`.
 
     Raises:
-        DataError: scipy is not installed, or the file is not such a one.
+        DataError: the file is not such a one.
     """
+    rows = read_matlab(path, "annotations")
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise DataError(f"{path} is a MATLAB file: install scipy to read it") from error
-    try:
-        rows = loadmat(path, squeeze_me=True)["annotations"]
-        names = tuple(str(name) for name in rows["fname"])
-        return names, np.array([int(number) - 1 for number in rows["class"]], np.int64)
-    except Exception as error:  # whatever a damaged file makes of the reader
-        raise DataError(f"{path} is not read ({type(error).__name__}: {error})") from error
+        return tuple(str(row["fname"]) for row in rows), np.array([int(row["class"]) - 1 for row in rows], np.int64)
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: expected annotations with fname and class ({error!r})") from error
 
 
 def find_places(folder: Path) -> Photographs:

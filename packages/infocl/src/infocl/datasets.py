@@ -14,6 +14,7 @@ import numpy as np
 from infocl.splits import Rows, first_seen, split_by_class
 from infocl.stored_images import pack
 from sextet.data import Arrays, DataError, DataMissing
+from sextet.data.matlab import read_matlab
 from sextet.data.photographs import PhotographList, list_class_folders
 
 STL10_SIDE = 96
@@ -81,12 +82,10 @@ def decode_flowers(folder: Path) -> Arrays:
     images = next((found for found in (folder / "jpg", *sorted(folder.glob("*/jpg"))) if found.is_dir()), None)
     if images is None:
         raise DataMissing(f"{folder} has imagelabels.mat but no folder jpg")
-    from scipy.io import loadmat
-
     try:
-        labels = loadmat(path, variable_names=["labels"])["labels"].reshape(-1).astype(np.int64)
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        raise DataError(f"{path} is not read as a MATLAB file with labels ({type(error).__name__}: {error})") from error
+        labels = np.array(read_matlab(path, "labels"), np.int64).reshape(-1)
+    except (TypeError, OverflowError) as error:
+        raise DataError(f"{path}: expected numbers in labels ({error})") from error
     if not len(labels) or labels.min() < 1 or labels.max() > 102:
         raise DataError(f"{path}: expected labels in 1..102")
     names = tuple(f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1))
