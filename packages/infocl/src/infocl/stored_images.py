@@ -7,6 +7,7 @@ access, and decoded at whatever size a protocol asks for.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,12 @@ class StoredImages(PhotographList):
         left, top, right, bottom = self.boxes[row].tolist()
         return image.crop((left - 1, top - 1, right, bottom))
 
+    def subset(self, rows: Sequence[int] | np.ndarray) -> StoredImages:
+        """The photographs at `rows`, in that order."""
+        part, rows = super().subset(rows), np.asarray(rows, np.int64)
+        boxes = None if self.boxes is None else self.boxes[rows]
+        return StoredImages(part.root, part.files, part.labels, part.class_names, self.packed, self.spans[rows], boxes)
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages(PhotographList):
@@ -65,6 +72,11 @@ class ArrayImages(PhotographList):
 
         image = self.pixels[row]
         return pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+
+    def subset(self, rows: Sequence[int] | np.ndarray) -> ArrayImages:
+        """The images at `rows`, in that order."""
+        part, rows = super().subset(rows), np.asarray(rows, np.int64)
+        return ArrayImages(part.root, part.files, part.labels, part.class_names, self.pixels[rows])
 
 
 def pack(photographs: PhotographList) -> Arrays:
