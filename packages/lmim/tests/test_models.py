@@ -77,6 +77,47 @@ def test_a_loss_reaches_the_blocks_below_its_tap_alone():
     torch.testing.assert_close(model.blocks[0].attn.qkv.weight.grad, sum(grads))
 
 
+def test_isolated_stages_learn_from_their_own_loss_alone():
+    model = small(isolate_stages=True)
+    for tap, wanted in enumerate([[0, 1], [2, 3], [4], [5, 6]]):
+        model.zero_grad()
+        model.losses(images(), 0.75, noise())[tap].backward()
+        grads = [block.attn.qkv.weight.grad for block in model.blocks]
+        assert [number for number, grad in enumerate(grads) if grad is not None and grad.any()] == wanted
+    torch.testing.assert_close(model.losses(images(), 0.75, noise()), small().losses(images(), 0.75, noise()))
+
+
+def test_fusion_is_a_learned_mean_of_the_taps():
+    model = small(fusion=True, scales=(1,))
+    found = model(images(), 0.75, noise())
+    assert len(found.latents) == len(found.losses) == 1
+    separate = small(scales=(1, 1, 1, 1))
+    separate.load_state_dict(
+        {name: value for name, value in model.state_dict().items() if name != "fusion"}, strict=False
+    )
+    latents = separate(images(), 0.75, noise()).latents
+    torch.testing.assert_close(found.latents[0], sum(latents) / 4)
+    found.loss.backward()
+    assert float(model.fusion.grad.abs().min()) > 0
+
+
+def test_other_noise_of_the_same_image_hides_other_tokens():
+    model = small()
+    masks = [model(images()).mask for _ in range(2)]
+    assert not masks[0].equal(masks[1])
+    assert masks[0].sum(dim=1).tolist() == masks[1].sum(dim=1).tolist() == [12, 12]
+
+
+@pytest.mark.parametrize(("image", "patch", "grid"), [(32, 8, 4), (96, 16, 6), (48, 8, 6), (56, 14, 4)])
+def test_any_size_that_divides(image, patch, grid):
+    scales = (2, 2, 1, 0.5) if patch == 14 else (4, 2, 1, 0.5)
+    model = small(image=image, patch=patch, scales=scales)
+    found = model(images(1, image))
+    sides = [round(grid * scale) for scale in scales]
+    assert [part.shape[1] for part in found.predictions] == [side**2 for side in sides]
+    assert model.cells == tuple(image // side for side in sides)
+
+
 def test_nothing_hidden_is_the_plain_vit_of_timm():
     model = small()
     plain = VisionTransformer(
@@ -172,6 +213,13 @@ def test_biases_of_hog_are_drawn_and_kept():
     lambda: small(taps=(1, 1, 2, 3)),
     lambda: small(taps=(1, 2, 3, 9)),
     lambda: small(scales=(4, 2, 1, 3)),
+    lambda: small(scales=(32, 2, 1, 0.5)),
+    lambda: small(image=48),
+    lambda: small(taps=()),
+    lambda: small(taps=(-1, 1, 2, 3)),
+    lambda: small()(images(1, 32)),
+    lambda: small()(images(), 1.0),
+    lambda: small()(images(), -0.1),
     lambda: small(heads=3),
     lambda: SparseSwin(geometry="flat"),
     lambda: SparseSwin(1, 4, (1, 1, 1, 1), (1, 1, 1, 1))(images(1, 28), torch.zeros(49, dtype=torch.bool)),

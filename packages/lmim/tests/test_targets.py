@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from lmim import hog_targets, pixel_targets
+from lmim import LocalMim, hog_targets, pixel_targets
 from lmim.masking import mask_from_noise, masked_mean, rescale_mask, unit_mask, visible_count
 from lmim.positions import position_table
 from lmim.schedule import learning_rate
-from lmim.targets import orientation_map, pixel_vectors, pooled_map
+from lmim.targets import CustomTarget, make_targets, orientation_map, pixel_vectors, pooled_map, sobel, target_width
 
 
 def images(count=2, size=32, seed=0):
@@ -63,6 +63,50 @@ def test_symmetries():
     torch.testing.assert_close(mirrored[:, 1:3, 1:3], wanted[:, 1:3, 1:3])
 
 
+def test_transposition():
+    """For an even number of bins n, bin k becomes (n / 2 - 1 - k) mod n, away from the border."""
+    image, bins = images(), 8
+    cells = hog_targets(image, (8,), bins)[0].unflatten(1, (4, 4))
+    turned = hog_targets(image.transpose(2, 3), (8,), bins)[0].unflatten(1, (4, 4)).unflatten(3, (3, bins))
+    order = [(bins // 2 - 1 - k) % bins for k in range(bins)]
+    wanted = cells.transpose(1, 2).unflatten(3, (3, bins))[..., order]
+    torch.testing.assert_close(turned[:, 1:3, 1:3], wanted[:, 1:3, 1:3])
+
+
+def test_an_angle_of_pi_belongs_to_bin_0():
+    """Bright below: gx = 0 and gy < 0, so that atan2 is pi and its bin n mod n."""
+    image = torch.arange(8.0, dtype=torch.float64)[:, None].expand(1, 1, 8, 8)
+    assert orientation_map(image, 9)[0, 0].sum(dim=(1, 2)).nonzero().flatten().tolist() == [0]
+
+
+def test_the_border_is_exactly_zero_where_reflection_makes_it_so():
+    gx, gy = sobel(images())
+    assert int(gx[..., 0].count_nonzero()) == int(gx[..., -1].count_nonzero()) == 0
+    assert int(gy[..., 0, :].count_nonzero()) == int(gy[..., -1, :].count_nonzero()) == 0
+
+
+def test_bins_sum_to_the_mean_magnitude():
+    image = images()
+    magnitude = torch.stack(sobel(image)).square().sum(dim=0).sqrt()
+    found = pooled_map(orientation_map(image, 9), 8).sum(dim=2)
+    torch.testing.assert_close(found, torch.nn.functional.avg_pool2d(magnitude, 8))
+
+
+@pytest.mark.parametrize("cells", [(4, 8, 16, 32), (8, 32), (16,), (8, 4), (2, 6, 3), (1, 4)])
+def test_all_sizes_share_one_map(cells):
+    """Any set of sizes in any order gives what each size gives alone."""
+    image = images(size=96 if 6 in cells else 32)
+    for found, cell in zip(hog_targets(image, cells, 9), cells, strict=True):
+        torch.testing.assert_close(found, hog_targets(image, (cell,), 9)[0])
+
+
+def test_a_bias_gives_flat_areas_a_direction():
+    flat = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    assert int(hog_targets(flat, (8,), 9)[0].count_nonzero()) == 0
+    (found,) = hog_targets(flat, (8,), 9, [(1.0, 1.0)])  # 45 degrees: bin floor(9 / 4)
+    assert found[0, 0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
+
+
 def test_lengths_and_pooling():
     image = images()
     image[:, :, :12, :12] = 1.0
@@ -81,6 +125,50 @@ def test_half_precision_is_computed_in_full():
     with torch.autocast("cpu", torch.bfloat16):
         inside = hog_targets(images().float(), (8,), 9)[0]
     torch.testing.assert_close(inside, hog_targets(images().float(), (8,), 9)[0], rtol=0, atol=0)
+
+
+def test_gradients_that_overflow_in_half_precision_do_not():
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., 4:] = 300.0  # its gradient squared is 1,440,000, beyond float16
+    wanted = hog_targets(image, (8,), 9)[0]
+    with torch.autocast("cpu", torch.float16):
+        assert hog_targets(image.half(), (8,), 9)[0].equal(wanted)
+    assert bool(wanted.isfinite().all())
+    assert float(wanted.norm()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("bins", [9, 18])
+def test_float32_is_near_float64_but_for_pixels_on_an_edge_between_bins(bins):
+    exact, single = hog_targets(images(), (8,), bins)[0], hog_targets(images().float(), (8,), bins)[0]
+    assert float(((exact - single).abs() > 1e-4).double().mean()) < 0.01
+
+
+def test_compiled_hog_is_the_same():
+    compiled = torch.compile(lambda x: hog_targets(x, (4, 8), 9), fullgraph=True, backend="aot_eager")
+    image = images().float()
+    for one, other in zip(compiled(image), hog_targets(image, (4, 8), 9), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_targets_have_no_gradient():
+    image = images().requires_grad_()
+    assert not any(part.requires_grad for part in hog_targets(image, (8,), 9))
+    assert not any(part.requires_grad for part in pixel_targets(image, (8,)))
+
+
+def test_a_target_of_ones_own():
+    """Mean colours, at three scales."""
+    colours = CustomTarget(lambda x, cell: torch.nn.functional.avg_pool2d(x, cell).flatten(2).mT, lambda _: 3)
+    found = make_targets(images(), (4, 8, 16), colours)
+    assert [part.shape for part in found] == [(2, 64, 3), (2, 16, 3), (2, 4, 3)]
+    model = LocalMim(32, 8, 8, 7, 2, decoder_dim=8, decoder_heads=2, target=colours).double()
+    result = model(images())
+    assert [part.shape[2] for part in result.predictions] == [3] * 4
+    assert bool(result.loss.isfinite())
+
+
+def test_widths():
+    assert [target_width("hog", 8, 9), target_width("pixels", 8, 9), target_width("hog", 8, 18, 1)] == [27, 192, 18]
 
 
 def test_pixels():
@@ -115,6 +203,9 @@ def test_schedule():
     lambda: hog_targets(images(), (5,), 9),
     lambda: hog_targets(images()[0], (4,), 9),
     lambda: pixel_targets(images(), (7,)),
+    lambda: hog_targets(images(), (4,), 0),
+    lambda: make_targets(images(), (4,), "edges"),
+    lambda: make_targets(images(), (4,), CustomTarget(lambda x, _: x, lambda _: 3)),
     lambda: visible_count(16, 1.0),
     lambda: visible_count(4, 0.9),
     lambda: position_table(6, 4),
