@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cdfsl_ata.augmentation import evaluating
 from cdfsl_ata.encoders import FeatureWiseTransform
@@ -19,6 +18,7 @@ from cdfsl_ata.training import Source, episode_ids
 from sextet.episodes import EpisodeSampler
 
 BnMode = Literal["eval", "episode"]
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def evaluation_mode(model: nn.Module, bn_mode: BnMode) -> Iterator[None]:
     noisy = [module.noisy for module in transforms]
     with evaluating([model]):
         for module in model.modules():
-            module.training = bn_mode == "episode" and isinstance(module, _BatchNorm)
+            module.training = bn_mode == "episode" and isinstance(module, BATCH_NORMS)
         for module in transforms:
             module.noisy = False
         try:

@@ -7,7 +7,6 @@ grouped one). Optimisers that act element by element (SGD, Adam) do on stacked p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from cdfsl_ata.finetuning import dampened_sgd
 
-Objective = Callable[[Any, *tuple[Tensor, ...]], Tensor]
+Objective = Callable[..., Tensor]
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 
@@ -57,7 +56,7 @@ def fine_tune_stacked(
     if not models:
         raise ValueError("models: expected at least one")
     wrapped = [_WithObjective(model.train(), objective) for model in models]
-    parameters, buffers = stack_module_state(wrapped)  # pyright: ignore[reportArgumentType]
+    parameters, buffers = stack_module_state(wrapped)
     trained = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     optimizer = make_optimizer(trained.values())
 
