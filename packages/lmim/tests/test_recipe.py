@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lmim.recipe import DATASETS, RECIPE, LaptopConfig, arm_model, classifier_of, pixels, run_laptop
+from lmim.recipe import DATASETS, RECIPE, LaptopConfig, arm_model, arm_pretraining, classifier_of, pixels, run_laptop
 from lmim.vit import LocalMim
 from sextet.data import fetch
 from sextet.recipe import RunContext
@@ -74,8 +74,15 @@ def test_arms_differ_and_stages_are_shared(root, tmp_path):
     assert count == len(arms)
     run(root, tmp_path, arm="top", measure="linear")
     assert len(list((tmp_path / "stages").glob("lmim-pretraining-*"))) == count
-    run(root, tmp_path, arm="top", pretraining={"epochs": 3, "warmup_epochs": 1, "batch": 16})
+    run(root, tmp_path, arm="top", equal_time=True, local_over_top=1.5)
     assert len(list((tmp_path / "stages").glob("lmim-pretraining-*"))) == count + 1
+
+
+def test_equal_time_gives_cheaper_arms_more_epochs():
+    base = LaptopConfig(local_over_top=1.5, local_over_mae=1.2)
+    epochs = {arm: arm_pretraining(replace(base, arm=arm, equal_time=True)).epochs for arm in ("top", "mae")}
+    assert epochs == {"top": round(1.5 * base.pretraining.epochs), "mae": round(1.2 * base.pretraining.epochs)}
+    assert arm_pretraining(replace(base, arm="top")) == base.pretraining
 
 
 def test_colour_images(root, tmp_path):
@@ -107,7 +114,7 @@ def test_data():
     assert [RECIPE.data(LaptopConfig(data=name))[0].name for name in DATASETS] == ["fashion-mnist", "cifar10"]
 
 
-@pytest.mark.parametrize("changes", [{"arm": "both"}, {"measure": "guess"}, {"data": "imagenet"}])
+@pytest.mark.parametrize("changes", [{"arm": "both"}, {"measure": "guess"}, {"data": "imagenet"}, {"equal_time": True}])
 def test_bad_input(changes):
-    with pytest.raises(ValueError, match="expected one of"):
+    with pytest.raises(ValueError, match=r"expected one of|expected an arm"):
         LaptopConfig(**changes)

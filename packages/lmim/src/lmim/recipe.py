@@ -48,6 +48,8 @@ class LaptopConfig:
         measure: `knn` or `linear` on frozen features of the last tap, or `fine-tune`.
         model: of the arm `local`; the others are derived from it.
         mae_depth: blocks of the decoder of `mae`.
+        equal_time: give `top` and `mae` as many more epochs as a step of theirs is cheaper than one of `local`.
+        local_over_top, local_over_mae: those ratios, fixed here so that results do not depend on the machine.
         steps_per_epoch: an epoch of the schedules is so many steps, whatever the size of the data.
         pretraining: its recipe.
         bank, test: labelled images for the probes, and images to classify, from the official training and test images.
@@ -64,6 +66,9 @@ class LaptopConfig:
         )
     )
     mae_depth: int = 4
+    equal_time: bool = False
+    local_over_top: float = 1.35
+    local_over_mae: float = 1.1
     steps_per_epoch: int = 10
     pretraining: PretrainingConfig = field(
         default_factory=lambda: PretrainingConfig(
@@ -83,6 +88,8 @@ class LaptopConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        if self.equal_time and self.arm not in ("top", "mae"):
+            raise ValueError(f"equal_time: expected an arm whose cost is known, top or mae, got {self.arm}")
 
 
 def run_laptop(config: LaptopConfig, context: RunContext) -> Metrics:
@@ -115,27 +122,36 @@ def arm_model(config: LaptopConfig) -> MimConfig:
     }[config.arm]
 
 
+def arm_pretraining(config: LaptopConfig) -> PretrainingConfig:
+    """The pre-training of the config's arm, as long as that of `local` or as many seconds."""
+    factor = {"top": config.local_over_top, "mae": config.local_over_mae}[config.arm] if config.equal_time else 1.0
+    return replace(config.pretraining, epochs=round(config.pretraining.epochs * factor))
+
+
 def pretraining_stage(config: LaptopConfig, context: RunContext, device: torch.device) -> Path:
     """Folder of the pre-trained model."""
+    model_config, pretraining = arm_model(config), arm_pretraining(config)
 
     def build(folder: Path) -> None:
         torch.manual_seed(context.seed)
-        model = LocalMim.of(arm_model(config))
+        model = LocalMim.of(model_config)
         if config.arm != "random":
             images, _ = pixels(config, context, "train")
             mean, std = STATISTICS[config.data]
-            batch = Crops(
-                images.to(device), config.pretraining.batch // config.pretraining.accumulation, context.seed,
-                mean=mean, std=std, scale=config.pretraining.crop_scale,
-            )  # fmt: skip
+            micro_batch = pretraining.batch // pretraining.accumulation
+            scale = pretraining.crop_scale
+            batch = Crops(images.to(device), micro_batch, context.seed, mean=mean, std=std, scale=scale)
             pretrain(
-                model, batch, config.pretraining, folder, steps_per_epoch=config.steps_per_epoch, seed=context.seed,
-                device=device, mask_ratio=config.model.mask_ratio, loss_weights=config.model.loss_weights,
+                model, batch, pretraining, folder, steps_per_epoch=config.steps_per_epoch, seed=context.seed,
+                device=device, mask_ratio=model_config.mask_ratio, loss_weights=model_config.loss_weights,
             )  # fmt: skip
         safetensors.torch.save_file(model.cpu().state_dict(), folder / "model.safetensors")
 
-    names = ("data", "arm", "model", "mae_depth", "steps_per_epoch", "pretraining")
-    return context.stage("lmim-pretraining", {**chosen(config, names), "seed": context.seed}, build)
+    content = {
+        "data": config.data, "pretrained": config.arm != "random", "model": asdict(model_config),
+        "steps_per_epoch": config.steps_per_epoch, "pretraining": asdict(pretraining), "seed": context.seed,
+    }  # fmt: skip
+    return context.stage("lmim-pretraining", content, build)
 
 
 def features_stage(config: LaptopConfig, context: RunContext, device: torch.device, pretrained: Path) -> Path:
@@ -212,11 +228,6 @@ def pixels(config: LaptopConfig, context: RunContext, split: str, count: int | N
     margin = (config.model.image - data.images.shape[1]) // 2
     images = F.pad(torch.from_numpy(np.array(data.images)), (0, 0, margin, margin, margin, margin))
     return images, torch.from_numpy(np.array(data.labels))
-
-
-def chosen(config: LaptopConfig, names: tuple[str, ...]) -> dict[str, Any]:
-    """Some fields of a config, nested ones as mappings."""
-    return {name: value for name, value in asdict(config).items() if name in names}
 
 
 RECIPE = Recipe(
