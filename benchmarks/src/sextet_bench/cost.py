@@ -24,7 +24,8 @@ def row_seconds(results: Sequence[TableResult]) -> dict[RowKey, float]:
     """What each row of a paper takes: the longest of its cells' runs, over all tables, median over seeds.
 
     A run that finds a network trained by another run of its row does not pay for it, so the longest counts. What all
-    seeds share (a pre-trained backbone) is paid by one seed alone, so the median leaves it out.
+    seeds share (a pre-trained backbone) is paid by one seed alone, so the median leaves it out. What rows share is not
+    told apart: it stands with the row that was run first.
     """
     costs: dict[RowKey, float] = {}
     for result in results:

@@ -38,9 +38,9 @@ def table(
     """
     heads = "".join(_head(title, title in turned) for title in header)
     return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        f'<section class="wide" tabindex="0" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead>{above}<tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
-        "</table></div>"
+        "</table></section>"
     )
 
 
@@ -64,7 +64,7 @@ def _head(title: str, turned: bool) -> str:
     if not title:
         return "<td></td>"
     content = f"<span>{escape(title)}</span>" if turned else escape(title)
-    return f'<th scope="col"{" class=turned" if turned else ""}>{content}</th>'
+    return f'<th scope="col"{_attributes({"class": "turned"} if turned else {})}>{content}</th>'
 
 
 def _cell(slot: Slot, tag: str) -> str:

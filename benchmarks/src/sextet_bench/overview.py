@@ -75,7 +75,7 @@ def _matrix_row(result: TableResult) -> str:
         Slot(escape(result.table.paper), css="name"),
         Slot(f'<a href="#{escape(target)}">{escape(result.table.name)}</a>', css="name"),
         Slot(escape(result.profile_name)),
-        Slot(escape(result.table.title), css="text"),
+        Slot(escape(result.table.title), css="text what"),
         *_counts([cell.verdict.word for cell in result.cells], NUMBER_WORDS),
         *_counts([claim.verdict.word for claim in result.claims], CLAIM_WORDS),
         Slot(hours_text(took) if took else "", took or "", "amount"),

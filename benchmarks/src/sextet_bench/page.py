@@ -30,8 +30,8 @@ MEANINGS = {
 }
 
 COST_NOTE = (
-    "What a row takes is the longest of its runs (median over the seeds): the one that trains what the others find. "
-    "What several rows share, such as pre-training, is not in it."
+    "Seconds as recorded: of each row the longest of its runs, the one that trains what the others find (median over "
+    "the seeds). What several rows share, such as pre-training, stands with the row that was run first."
 )
 
 
@@ -115,10 +115,11 @@ def _tools(papers: Sequence[str]) -> str:
         for name, values in chosen.items()
     )
     return (
-        '<form class="tools" role="search" aria-label="Filter" hidden>'
+        '<search class="tools" aria-label="Filter" hidden>'
         '<label>words<input type="search" name="text" placeholder="press / to search" autocomplete="off"></label>'
-        f'{selects}<button type="reset">show all</button><button type="button" name="theme">light / dark</button>'
-        '<output aria-live="polite"></output></form>'
+        f'{selects}<button type="button" name="all">show all</button>'
+        '<button type="button" name="theme">light / dark</button>'
+        '<output aria-live="polite"></output></search>'
     )
 
 

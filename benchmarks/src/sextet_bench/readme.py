@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sextet.checkpoint import write_atomic
+from sextet_bench.cost import cost_charts
 from sextet_bench.figures import figure_charts
 from sextet_bench.house import House
-from sextet_bench.pictures import chart_picture, claims_picture
+from sextet_bench.pictures import chart_picture, charts_picture, claims_picture, speed_picture
 from sextet_bench.report import markdown_table
+from sextet_bench.speed_report import Speed, read_speeds
 from sextet_bench.tables import select_tables
 from sextet_bench.verdict import TableResult
 
@@ -27,7 +29,7 @@ def update_readme(house: House, *, write: bool = True) -> bool:
     after = BLOCK.sub(lambda block: block[1] + status_table(results) + block[2], before)
     if write:
         write_atomic(path, after.encode())
-        for name, picture in pictures(results):
+        for name, picture in pictures(results, read_speeds(house.root / "benchmarks/speed/results")):
             write_atomic(house.root / "docs" / name, picture)
     return before != after
 
@@ -42,11 +44,18 @@ def published_results(house: House) -> list[TableResult]:
     return [blind.results(table, profile, where=house.published) for table in tables for profile in table.profiles]
 
 
-def pictures(results: list[TableResult]) -> Iterator[tuple[Path, bytes]]:
-    """Pictures with their names below docs: all claims, and every figure of every table."""
-    claims = claims_picture(results)
-    if claims is not None:
-        yield Path("claims.png"), claims
+def pictures(results: Sequence[TableResult], speeds: Sequence[Speed] = ()) -> Iterator[tuple[Path, bytes]]:
+    """Pictures with their names below docs: claims, of all papers and of each; cost; speed; every table's figures."""
+    by_paper: dict[str, list[TableResult]] = {}
+    for result in results:
+        by_paper.setdefault(result.table.paper, []).append(result)
+    drawn_first = {
+        "claims.png": claims_picture(results),
+        **{f"figures/{paper}-claims.png": claims_picture(found) for paper, found in by_paper.items()},
+        "figures/cost.png": charts_picture(cost_charts(results)),
+        "figures/speed.png": speed_picture(speeds),
+    }
+    yield from ((Path(name), picture) for name, picture in drawn_first.items() if picture is not None)
     drawn: set[str] = set()
     for result in results:
         for chart in figure_charts(result):

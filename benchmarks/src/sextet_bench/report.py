@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sextet.checkpoint import write_atomic
+from sextet_bench.cost import cost_charts
 from sextet_bench.curves import stage_charts, table_charts
 from sextet_bench.house import House
 from sextet_bench.markup import anchor
 from sextet_bench.page import Extras, html_page
-from sextet_bench.pictures import claims_picture
+from sextet_bench.pictures import charts_picture, claims_picture, speed_picture
 from sextet_bench.sections import CLAIM_HEADER, Section, claim_words, number_text, section
 from sextet_bench.speed_report import read_speeds
 from sextet_bench.tables import select_tables
@@ -49,7 +50,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
 
 
 def write_report(folder: Path, results: Sequence[TableResult], house: House | None = None) -> None:
-    """Write `report.md`, `report.html` and `claims.png` into `folder`.
+    """Write `report.md`, `report.html`, `claims.png`, `cost.png` and `speed.png` into `folder`.
 
     Args:
         folder: where to.
@@ -58,11 +59,17 @@ def write_report(folder: Path, results: Sequence[TableResult], house: House | No
             is the one place to look whatever was run last. Without it the page has `results` alone.
     """
     everything = [section(result) for result in (all_results(house, results) if house else results)]
-    picture = claims_picture(results)
+    more = extras(house, everything)
     write_atomic(folder / "report.md", markdown([section(result) for result in results]).encode())
-    write_atomic(folder / "report.html", html_page(everything, extras(house, everything)).encode())
-    if picture is not None:
-        write_atomic(folder / "claims.png", picture)
+    write_atomic(folder / "report.html", html_page(everything, more).encode())
+    pictures = {
+        "claims": claims_picture(results),
+        "cost": charts_picture(cost_charts(results)),
+        "speed": speed_picture(more.speeds),
+    }
+    for name, picture in pictures.items():
+        if picture is not None:
+            write_atomic(folder / f"{name}.png", picture)
 
 
 def all_results(house: House, known: Sequence[TableResult]) -> list[TableResult]:

@@ -46,10 +46,10 @@ class Speed:
 
     @property
     def word(self) -> str:
-        """The verdict as the report colours it."""
+        """The verdict on the ratio, or on ours where there is none, as the report colours it."""
         if not self.verdict:
             return "measured"
-        return "does not hold" if "NOT MET" in self.verdict else "holds"
+        return "does not hold" if "NOT MET" in self.verdict.partition("memory")[0] else "holds"
 
 
 def read_speeds(folder: Path) -> list[Speed]:
@@ -107,20 +107,16 @@ def speed_table(speeds: Sequence[Speed]) -> str:
     if not speeds:
         return "<p>Nothing was timed yet: <code>make bench</code>.</p>"
     scale = speed_scale(speeds, (6.0, 174.0))
-    header = (
-        "what: ours / theirs",
-        "method",
-        "setting",
-        "ratio, drawn",
-        "times faster [95%]",
-        "ours",
-        "theirs",
-        "target",
-    )
+    header = ("ours / theirs", "method", "target", "ratio, drawn", "times faster [95%]", "ours", "theirs", "setting")
     rows = [_row(item, scale) for item in speeds]
     machines = sorted({item.environment for item in speeds})
     caption = "How many times longer theirs takes; thin stroke: equal, thick stroke: what is asked for; logarithmic"
     return table(header, rows, caption) + f'<p class="faint">Measured on {escape("; ".join(machines))}.</p>'
+
+
+def amount(value: float) -> str:
+    """Three digits, without powers of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _row(item: Speed, scale: Scale) -> str:
@@ -134,18 +130,18 @@ def _row(item: Speed, scale: Scale) -> str:
         )  # fmt: skip
     median_or_none = item.ratio[1] if item.ratio else ""
     amounts = [
-        Slot("" if value is None else f"{value:.3g} {item.unit}", "" if value is None else value, "amount")
+        Slot("" if value is None else f"{amount(value)} {item.unit}", "" if value is None else value, "amount")
         for value in (item.ours, item.theirs)
     ]
     word = item.word.replace(" ", "-")
     verdict = f'<span class="verdict v-{word}">{escape(item.verdict)}</span>'
     slots = [
         Slot(escape(item.name), css="text"),
-        Slot(escape(item.method)),
-        Slot(escape(item.setting), css="note"),
+        Slot(escape(item.method), css="name"),
+        Slot(verdict, css="decision"),
         Slot(drawing, median_or_none),
         Slot(text, median_or_none, "amount"),
         *amounts,
-        Slot(verdict),
+        Slot(escape(item.setting), css="note"),
     ]
     return row(slots)

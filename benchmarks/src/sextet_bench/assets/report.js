@@ -58,8 +58,10 @@ function openTarget() {
 }
 
 for (const input of [text, paper, verdict]) input.addEventListener('input', filter);
-tools.addEventListener('reset', () => setTimeout(filter));
-tools.addEventListener('submit', event => event.preventDefault());
+tools.querySelector('[name=all]').addEventListener('click', () => {
+  text.value = paper.value = verdict.value = '';
+  filter();
+});
 tools.querySelector('[name=theme]').addEventListener('click', () => {
   const root = document.documentElement.style;
   const dark = (root.colorScheme || (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')) === 'dark';
