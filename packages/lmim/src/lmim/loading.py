@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -96,6 +96,16 @@ class Share:
         return self.images // self.batch
 
 
+class Addressed(Protocol):
+    """A set whose items are addressed by (number of the batch, row); `seed` orders it."""
+
+    seed: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: tuple[int, int], /) -> tuple[Tensor, Any]: ...
+
+
 class Augmented(Dataset[tuple[Tensor, int]]):
     """Images addressed by (number of the batch, row); an image's random transform depends on the seed and both."""
 
@@ -122,7 +132,7 @@ class Stream:
         workers: processes that decode; 0 for none.
     """
 
-    def __init__(self, dataset: Augmented, share: Share, device: torch.device, workers: int = 0) -> None:
+    def __init__(self, dataset: Addressed, share: Share, device: torch.device, workers: int = 0) -> None:
         self.dataset, self.share, self.device, self.workers = dataset, share, device, workers
         self.order = EpochOrder(share.images, share.batch, dataset.seed)
         self._next, self._batches = -1, iter(())
@@ -130,8 +140,9 @@ class Stream:
     def __call__(self, number: int) -> tuple[Tensor, Tensor]:
         """Images [micro-batch, 3, size, size], normalised, and labels [micro-batch], on the device."""
         if number != self._next:
+            dataset: Any = self.dataset
             loader = DataLoader(
-                self.dataset, batch_sampler=Numbered(self, number), num_workers=self.workers,
+                dataset, batch_sampler=Numbered(self, number), num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
             )  # fmt: skip
             self._batches = iter(loader)

@@ -103,3 +103,21 @@ def write_official_tars(folder: Path, per_class: int = 8, val: int = 6) -> Path:
         "ILSVRC2012_devkit_t12.tar.gz": kit.getvalue(),
     })  # fmt: skip
     return folder
+
+
+def write_ade20k(folder: Path, train: int = 8, val: int = 3) -> Path:
+    """ADEChallengeData2016: a bright right half is class 2, the rest class 1, the uppermost row has none."""
+    for split, count in (("training", train), ("validation", val)):
+        for number in range(1, count + 1):
+            rng = np.random.default_rng([number, count])
+            height, width = 30 + 4 * number, 40
+            pixels, labels = rng.integers(0, 60, (height, width, 3)), np.ones((height, width), np.uint8)
+            pixels[:, 20:], labels[:, 20:], labels[0] = pixels[:, 20:] + 180, 2, 0
+            image, annotation = io.BytesIO(), io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(image, "JPEG", quality=95)
+            Image.fromarray(labels).save(annotation, "PNG")
+            name = f"ADE_{split[:5]}_{number:08d}"
+            write(folder, {
+                f"images/{split}/{name}.jpg": image.getvalue(), f"annotations/{split}/{name}.png": annotation.getvalue()
+            })  # fmt: skip
+    return folder
