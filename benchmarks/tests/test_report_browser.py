@@ -12,6 +12,7 @@ import yaml
 from test_report import SPEED
 from toy_checkout import TABLE, write_table
 
+from sextet_bench.house import House
 from sextet_bench.report import write_report
 from sextet_bench.run import plan_tasks, run_here
 from sextet_bench.tables import read_table
@@ -24,20 +25,26 @@ pytestmark = [
     pytest.mark.slow,
 ]
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
 
+@pytest.fixture(scope="module")
+def built() -> dict[str, Path]:
+    """The page, once it is built; the tests only read it."""
+    return {}
+
+
 @pytest.fixture
-def page(toy, tmp_path):
+def page(request, built, tmp_path_factory):
     """The report of two papers: one measured with a figure, curves and speed, one not run."""
+    if "page" not in built:
+        built["page"] = build(request.getfixturevalue("toy"), tmp_path_factory.mktemp("report"))
+    return built["page"]
+
+
+def build(toy: House, folder: Path) -> Path:
     content = yaml.safe_load(TABLE)
     content["profiles"]["laptop"]["config"] = {"steps": 4}
     content["columns"] += [{"id": "b", "title": "B"}]
@@ -54,23 +61,34 @@ def page(toy, tmp_path):
     speeds.mkdir(parents=True)
     (speeds / "toy.json").write_text(json.dumps(SPEED))
     list(run_here(toy, plan_tasks(toy, table, "laptop")[0]))
-    write_report(tmp_path / "report", [], toy)
-    return tmp_path / "report/report.html"
+    write_report(folder, [], toy)
+    return folder / "report.html"
 
 
-@pytest.fixture
-def browser(tmp_path):
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000"):
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--window-size=1400,1000"):
         options.add_argument(flag)
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    chrome = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def browser(driver):
+    """The browser, as it was when it was started."""
     yield driver
-    driver.quit()
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.get("about:blank")
+    driver.get_log("browser")
 
 
 def texts(driver, selector: str) -> list[str]:
@@ -218,10 +236,9 @@ def test_a_screenshot_shows_colours_and_nothing_overflows(browser, page, tmp_pat
             assert (np.abs(pixels - wanted).sum(-1) < 12).sum() > 50
 
 
+@pytest.mark.timeout(600)
 def test_the_whole_page_of_the_suite_is_quick(browser, tmp_path):
     """Thirty-five tables with hundreds of numbers: loaded, sorted and filtered without a pause."""
-    from sextet_bench.house import House
-
     write_report(tmp_path / "whole", [], House.of_checkout())
     browser.get((tmp_path / "whole/report.html").as_uri())
     assert browser.get_log("browser") == []

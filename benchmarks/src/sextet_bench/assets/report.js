@@ -57,7 +57,8 @@ function openTarget() {
   if (target && target.matches('[data-paper]')) target.querySelector('details').open = true;
 }
 
-for (const input of [text, paper, verdict]) input.addEventListener('input', filter);
+text.addEventListener('input', filter);
+for (const choice of [paper, verdict]) choice.addEventListener('change', filter);
 tools.querySelector('[name=all]').addEventListener('click', () => {
   text.value = paper.value = verdict.value = '';
   filter();
