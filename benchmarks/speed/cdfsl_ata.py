@@ -51,7 +51,7 @@ class Arguments:
     """
 
     threads: int = 1
-    pairs: int = 12
+    pairs: int = 10
     clock: timing.Clock = "cpu"
     device: str = "cpu"
     precision: Precision = "fp32"
@@ -79,8 +79,8 @@ class Setting:
 SETTINGS = (
     Setting("ProtoNet, ResNet10", lambda: ProtoNet(ResNet(), 5), 5, 4, 64),
     Setting("GNN, ResNet10", lambda: Gnn(ResNet(), 5), 5, 4, 64),
-    Setting("RelationNet, ResNet10", lambda: RelationNet(ResNet(flatten=False), 5, size=4), 5, 4, 128),
-    Setting("ProtoNet, Conv4", lambda: ProtoNet(ConvNet(4), 5), 5, 4, 84),
+    Setting("RelationNet, ResNet10", lambda: RelationNet(ResNet(flatten=False), 1, size=4), 1, 2, 128),
+    Setting("ProtoNet, Conv4", lambda: ProtoNet(ConvNet(4), 5), 5, 4, 42),
     Setting("ProtoNet, small ResNet", lambda: ProtoNet(SmallResNet(), 5), 5, 4, 32),
 )
 PAPER_SETTINGS = (
