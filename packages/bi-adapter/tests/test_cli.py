@@ -35,6 +35,15 @@ def test_a_folder_that_is_no_adapter_is_bad_input(monkeypatch, capsys, tmp_path,
     assert "bi-adapter:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [("--method", "nonsense"), ("--bits", "3")])
-def test_bad_settings_are_bad_input(monkeypatch, tmp_path, option) -> None:
-    assert run(monkeypatch, "laptop", "--folder", str(tmp_path), *option) == 2
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("laptop", ("--method", "nonsense")),
+        ("paper", ("--bits", "3")),
+        ("paper", ("--dim", "0")),
+        ("paper", ("--noise", "-1")),
+    ],
+)
+def test_bad_settings_are_bad_input_before_anything_starts(monkeypatch, tmp_path, command, option) -> None:
+    assert run(monkeypatch, command, "--folder", str(tmp_path), *option) == 2
+    assert not list(tmp_path.iterdir())

@@ -95,10 +95,10 @@ class Images:
     arrays: Mapping[str, np.ndarray]
 
     def rows(self, name: str) -> np.ndarray:
-        """Rows of one list; `train1000` are both of VTAB-1K's training lists."""
+        """Rows int64 [n] of one list; `train1000` are both of VTAB-1K's training lists."""
         if name == "train1000":
             return np.concatenate([self.arrays["train800"], self.arrays["val200"]])
-        return np.asarray(self.arrays[name])
+        return np.array(self.arrays[name])  # a copy, since the stored array is read-only
 
     def labels_of(self, name: str) -> Tensor:
         """Labels int64 of one list."""

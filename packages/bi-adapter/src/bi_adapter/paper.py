@@ -30,7 +30,7 @@ from bi_adapter.attach import attach, post_training_quantise, storage_bytes
 from bi_adapter.backbone import Architecture, backbone_passport, make_backbone
 from bi_adapter.evaluation import hits
 from bi_adapter.fewshot import FEW_SHOT, FEW_SHOT_PASSPORTS, SEEDS, SHOTS
-from bi_adapter.noise import loss_surface, mean_under_noise, tuned_matrices
+from bi_adapter.noise import dequantise, loss_surface, mean_under_noise, tuned_matrices
 from bi_adapter.packing import packed_size
 from bi_adapter.preprocessing import NORMALISATION
 from bi_adapter.scales import GRID, released_scale
@@ -119,6 +119,12 @@ class PaperConfig:
             raise ValueError("ptq_bits: expected 0, or adapters trained with 32 bits")
         if self.measure == "storage" and self.shots:
             raise ValueError("measure: storage is that of VTAB-1K's tasks")
+        if self.noise < 0 or self.draws < 1:
+            raise ValueError(f"noise, draws: expected 0 or more and 1 or more, got {self.noise} and {self.draws}")
+        if self.method == "linear" and (self.noise or self.measure == "surface"):
+            raise ValueError("noise, surface: a linear probe has no trained matrices in its blocks")
+        if self.method in ADAPTERS:
+            adapter_config(self.adaptation(self.tasks[0]))  # refuses impossible bits and widths before anything trains
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -196,25 +202,29 @@ def task_hits(config: PaperConfig, task: str, context: RunContext) -> Tensor:
 
     if not config.noise:
         return measure()
-    start = None
-    if config.noise_on == "update":
-        start = {name: value.detach() for name, value in make_model(settings, context.data_root, 0).named_parameters()}
-    matrices = tuned_matrices(model.to(device))
+    matrices = tuned_matrices(dequantise(model).to(device))
+    start = start_of(settings, context) if config.noise_on == "update" else None
     return mean_under_noise(measure, matrices, config.noise, draws=config.draws, seed=context.seed, start=start)
 
 
-@torch.no_grad()
+def start_of(settings: Adaptation, context: RunContext) -> dict[str, Tensor]:
+    """The matrices as they were before tuning, by name, in the form that noise acts on."""
+    untrained = dequantise(make_model(settings, context.data_root, context.seed))
+    return {name: value.detach() for name, value in tuned_matrices(untrained).items()}
+
+
 def surface(config: PaperConfig, task: str, context: RunContext) -> Tensor:
     """Training loss over a plane around the trained matrices minus that in its middle, float64 [21, 21]."""
     train = training_list(config, context.seed)
     settings = settled(config, task, context)
     folder = adapted_stage(settings, context, train=train, test="test")
     device = select_device(context.device)
-    model = load_adapted(settings, context, folder).to(device).eval()
+    model = dequantise(load_adapted(settings, context, folder)).to(device).eval()
     images = load_images(settings, context)
     draw, labels = make_draw(settings, images, train, device, train=False), images.labels_of(train)
     parts = [(draw(rows, torch.Generator()), labels[rows].to(device)) for rows in torch.arange(len(labels)).split(256)]
 
+    @torch.no_grad()
     def loss() -> float:
         with cuda.autocast(device, config.tuning.precision):
             return sum(float(F.cross_entropy(model(x).float(), y, reduction="sum")) for x, y in parts) / len(labels)
@@ -226,14 +236,16 @@ def surface(config: PaperConfig, task: str, context: RunContext) -> Tensor:
 
 def storage_kib(config: PaperConfig) -> tuple[float, float, float]:
     """KiB to keep for a task, its head included: means of VTAB-1K's three groups (or of one task, thrice)."""
-    backbone = make_backbone(config.backbone)
+    with torch.device("meta"):
+        backbone = make_backbone(config.backbone)
     found = {}
     if config.method == "full":
         tuned = 4 * sum(value.numel() for value in backbone.parameters())
     elif config.method == "linear":
         tuned = 0
     else:
-        tuned = storage_bytes(attach(backbone, adapter_config(config.adaptation("cifar"))), by="payload", head=False)
+        model = attach(backbone.to_empty(device="cpu"), adapter_config(config.adaptation("cifar")))
+        tuned = storage_bytes(model, by="payload", head=False)
     for name, task in TASKS.items():
         found[name] = (tuned + head_bytes(config.backbone.dim, task.n_classes, config.head_bits)) / 1024
     return group_means(found) if config.task == "vtab" else (found[config.task],) * 3
