@@ -1,7 +1,7 @@
 """Tiny images in folders laid out as the official files of the nine domains.
 
-Every picture is of one colour that tells its class and its number: (class % 256, class // 256 + 100, number). They are
-written losslessly, whatever the ending of their names.
+Every picture is of one colour that tells its class and its number: red is 101 times the class (mod 256), green is
+class // 256 + 100, blue the number. They are written losslessly, whatever the ending of their names.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from cdfsl_ata.places_classes import PLACES_CLASSES
 from cdfsl_ata.splits import CHESTX_CLASSES, CROP_CLASSES, EUROSAT_CLASSES, ISIC_CLASSES, MINI_IMAGENET_CLASSES
 
 SIZE = (5, 4)
+SPREAD = 101
 
 
 def write_picture(path: Path, label: int, number: int) -> None:
     """One picture of a class."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", SIZE, (label % 256, label // 256 + 100, number)).save(path, format="PNG", compress_level=0)
+    Image.new("RGB", SIZE, (label * SPREAD % 256, label // 256 + 100, number)).save(
+        path, format="PNG", compress_level=0
+    )
 
 
 def identities(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class and number that the pictures [n, side, side, 3] tell, [n] each."""
     assert (images == images[:, :1, :1]).all()
     colours = images[:, 0, 0].astype(np.int64)
-    return colours[:, 0] + 256 * (colours[:, 1] - 100), colours[:, 2]
+    return colours[:, 0] * pow(SPREAD, -1, 256) % 256 + 256 * (colours[:, 1] - 100), colours[:, 2]
 
 
 def write_classes(root: Path, names: Sequence[str], counts: Sequence[int], first: int = 0) -> Path:
