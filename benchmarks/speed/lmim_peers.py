@@ -79,7 +79,7 @@ def scikit_image_hog(images: Tensor, cells: Sequence[int], bins: int) -> list[np
     Raises:
         ImportError: scikit-image is not installed.
     """
-    from skimage.feature import hog
+    from skimage.feature import hog  # pyright: ignore[reportMissingImports]
 
     arrays = images.double().numpy()
     return [

@@ -137,6 +137,14 @@ def test_mixed_precision_stays_near(precision):
     torch.testing.assert_close(found, wanted, rtol=0.03, atol=0.01)
 
 
+@pytest.mark.slow
+def test_compiled_losses_are_the_same():
+    model, (images, noise) = small().float(), inputs()
+    compiled = torch.compile(lambda x, drawn: model.losses(x, 0.75, drawn), backend="aot_eager", fullgraph=True)
+    found = compiled(images.float(), noise.float())
+    torch.testing.assert_close(found, model.losses(images.float(), 0.75, noise.float()))
+
+
 @pytest.mark.parametrize("call", [
     lambda: doublings(3.0),
     lambda: doublings(0.0),

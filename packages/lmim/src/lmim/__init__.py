@@ -5,6 +5,7 @@ from lmim.swin import SparseSwin
 from lmim.swin_mim import SwinLocalMim
 from lmim.targets import hog_targets, pixel_targets
 from lmim.vit import LocalMim, Reconstruction
+from lmim.wrapping import wrap
 
 __all__ = [
     "LocalMim",
@@ -15,6 +16,7 @@ __all__ = [
     "VitClassifier",
     "hog_targets",
     "pixel_targets",
+    "wrap",
 ]
 
 __version__ = "0.1.0"

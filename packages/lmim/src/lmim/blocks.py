@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import timm.layers
+import timm.layers.patch_embed
 import timm.models.vision_transformer as timm_vit
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 __all__ = ["Block", "Mlp", "PatchEmbed", "check_images", "init_linear", "init_patch_embed"]
@@ -30,7 +30,7 @@ class Block(timm_vit.Block):
         super().__init__(dim, heads, qkv_bias=True, drop_path=drop_path, norm_layer=norm)  # pyright: ignore[reportArgumentType]
 
 
-class PatchEmbed(timm.layers.PatchEmbed):
+class PatchEmbed(timm.layers.patch_embed.PatchEmbed):
     """A convolution of the patch's size and stride: [batch, channels, height, width] -> [batch, tokens, dim], raster
     order."""
 

@@ -143,8 +143,9 @@ def cell_predictions(head: nn.Sequential, x: Tensor) -> Tensor:
         head: see `rescaling_head`.
         x: tokens; what the head makes of one depends on it alone.
     """
-    *finer, last = (layer for layer in head if not isinstance(layer, nn.GELU))
-    cells: Any = x[..., None, None, :]
+    layers: list[Any] = [layer for layer in head if not isinstance(layer, nn.GELU)]
+    finer, last = layers[:-1], layers[-1]
+    cells = x[..., None, None, :]
     for number, layer in enumerate(finer):
         if isinstance(layer, nn.LayerNorm):
             cells = F.gelu(F.layer_norm(cells, cells.shape[-1:], layer.weight, layer.bias, layer.eps))

@@ -86,7 +86,7 @@ def linear_predictions(
         value.backward()
         return value
 
-    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    optimizer.step(loss)
     return F.linear((features - mean) / std, weight[:, :-1], weight[:, -1]).argmax(dim=1)
 
 

@@ -31,8 +31,11 @@ STATISTICS = {
     "cifar-10": ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
 }
 
+CURVE_IMAGES = 500
+"""Test images that the curve of fine-tuning is drawn with; nothing is chosen by it."""
+
 SMALL_FINE_TUNING = FineTuningConfig(
-    epochs=10, warmup_epochs=2, batch=100, lr=2e-3, lr_min=1e-6, layer_decay=0.75, drop_path=0.0, mixup=0.0, cutmix=0.0,
+    epochs=15, warmup_epochs=2, batch=50, lr=2e-3, lr_min=1e-6, layer_decay=0.75, drop_path=0.0, mixup=0.0, cutmix=0.0,
     erasing=0.0, rand_augment="", crop_scale=(0.5, 1.0), precision="fp32",
 )  # fmt: skip
 
@@ -77,7 +80,7 @@ class LaptopConfig:
     )
     bank: int = 10_000
     test: int = 4_000
-    labelled: int = 2_000
+    labelled: int = 1_000
     fine_tuning: FineTuningConfig = field(default_factory=lambda: SMALL_FINE_TUNING)
 
     def __post_init__(self) -> None:
@@ -179,9 +182,10 @@ def fine_tuned_hits(config: LaptopConfig, context: RunContext, device: torch.dev
     torch.manual_seed(context.seed)
     model = classifier_of(load_model(config, pretrained), config.model, int(labels.max()) + 1, tuning.drop_path)
     asked = to_float(test_images, mean, std)
+    watched = asked[:CURVE_IMAGES], test_labels[:CURVE_IMAGES]
     fine_tune(
         model, lambda number: (crops(number), labels[order(number)]),
-        lambda trained: accuracy(classify(trained, asked, device), test_labels), tuning, context.directory,
+        lambda trained: accuracy(classify(trained, watched[0], device), watched[1]), tuning, context.directory,
         classes=int(labels.max()) + 1, layer=lambda name: vit_layer(name, config.model.depth),
         layers=config.model.depth, steps_per_epoch=config.labelled // tuning.batch, seed=context.seed, device=device,
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,8 @@ class CustomTarget:
     width: Callable[[int], int]
 
 
-Target = Literal["hog", "pixels", "normalised-pixels"] | CustomTarget
+Target = str | CustomTarget
+"""`hog`, `pixels`, `normalised-pixels`, or a target of one's own."""
 
 
 def target_width(target: Target, cell: int, bins: int, channels: int = 3) -> int:

@@ -142,12 +142,11 @@ class LocalMim(nn.Module):
         """
         if config.backbone != "vit" or len(config.decoder_dims) != 1:
             raise ValueError(f"config: expected a ViT with one width of decoders, got {config}")
-        target: Any = config.target
         return cls(
             config.image, config.patch, config.dim, config.depth, config.heads[0], channels=config.channels,
             decoder_dim=config.decoder_dims[0], decoder_heads=config.decoder_heads, decoder_depth=config.decoder_depth,
-            taps=config.taps or None, scales=config.scales, target=target, bins=config.bins, hog_bias=config.hog_bias,
-            isolate_stages=config.isolate_stages, fusion=config.fusion,
+            taps=config.taps or None, scales=config.scales, target=config.target, bins=config.bins,
+            hog_bias=config.hog_bias, isolate_stages=config.isolate_stages, fusion=config.fusion,
         )  # fmt: skip
 
     def forward(self, images: Tensor, ratio: float = 0.75, noise: Tensor | None = None) -> Reconstruction:
