@@ -100,6 +100,37 @@ def test_views_have_statistics_of_their_own():
     torch.testing.assert_close(model.encoder.norm.running_mean, wanted)
 
 
+def test_every_loss_is_in_full_precision():
+    for kind in ("simclr", "barlow", "byol"):
+        model = make(kind, regulariser="lbe")
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(*views())
+        assert loss.dtype == torch.float32
+        assert all(value.dtype == torch.float32 for value in model.log.values())
+
+
+def test_noise_alone_is_the_bottleneck_with_weight_zero():
+    losses = []
+    for kwargs in (
+        {"regulariser": "noise"},
+        {"regulariser": "mib", "weight": 0.0},
+        {"regulariser": "lbe", "weight": 0.0},
+    ):
+        model = make("simclr", **kwargs)
+        torch.manual_seed(5)
+        losses.append(model(*views()).detach())
+    assert float(losses[0]) == float(losses[1]) == float(losses[2])
+    assert float(losses[0]) != float(make("simclr")(*views()).detach())
+
+
+def test_the_log_says_what_the_loss_is_made_of():
+    model = make("simclr", regulariser="lbe", weight=0.3)
+    loss = model(*views()).detach()
+    assert float(loss) == pytest.approx(float(model.log["base"] + 0.3 * model.log["regulariser"]))
+    assert {"information_0", "information_1", "information_2", "norm", "participation_ratio"} <= model.log.keys()
+    assert not any(value.requires_grad for value in model.log.values())
+
+
 def test_supervised():
     torch.manual_seed(0)
     model = Supervised(Tiny(), 8, 3, regulariser="lbe", weight=0.1)
@@ -126,6 +157,10 @@ def test_sizes():
     lambda: Encoder("resnet7"),
     lambda: Encoder(stem="mnist"),
     lambda: Decoder(8, 48),
+    lambda: make("simclr")(*(view[:1] for view in views())),
+    lambda: make("simclr")(views()[0], views()[1][:4]),
+    lambda: make("simclr")(views()[0]),
+    lambda: make("simclr", regulariser="lbe")(*(view * float("nan") for view in views())),
 ])  # fmt: skip
 def test_bad_input(call):
     with pytest.raises(ValueError, match=r"expected|needed"):

@@ -8,8 +8,9 @@ import torch
 
 from infocl import recipe
 from infocl.composites import CompositeViews, Halves, changed, composites, halves
-from infocl.recipe import DECODER, RECIPE, LaptopConfig, make_pools, run_laptop
-from sextet.data import FASHION_MNIST, MNIST
+from infocl.laboratory import Counts, composites_laboratory, photographs_laboratory
+from infocl.recipe import RECIPE, LaptopConfig, run_laptop
+from sextet.data import CIFAR10, FASHION_MNIST, MNIST
 from sextet.recipe import RunContext
 
 QUICK = {
@@ -30,10 +31,13 @@ def classes(seed, count):
 @pytest.fixture(autouse=True)
 def made_up_data(monkeypatch):
     arrays = {}
-    for number, passport in enumerate((MNIST, FASHION_MNIST)):
+    for number, passport in enumerate((MNIST, FASHION_MNIST, CIFAR10)):
         held = arrays[passport.name] = {}
         for split, count in (("train", 200), ("test", 50)):
             held[f"{split}_images"], held[f"{split}_labels"] = classes(2 * number + (split == "test"), count)
+    for split in ("train", "test"):
+        colours = arrays["cifar10"][f"{split}_images"].repeat(3, axis=3)
+        arrays["cifar10"][f"{split}_images"] = np.pad(colours, ((0, 0), (2, 2), (2, 2), (0, 0)))
     monkeypatch.setattr(recipe, "load", lambda passport, _: arrays[passport.name])
     monkeypatch.setattr(recipe, "recorded_hash", lambda *_: "made up")
 
@@ -51,10 +55,9 @@ def pool(count=6, seed=0):
 def test_a_composite_is_two_halves_side_by_side():
     digits, garments = pool(), pool(seed=1)
     both = composites(digits, garments)
-    assert both.images.shape == (6, 1, 16, 32)
-    torch.testing.assert_close(both.images[:, 0, :, :16], 2 * digits.images - 1)
-    torch.testing.assert_close(both.images[:, 0, :, 16:], 2 * garments.images - 1)
-    assert DECODER.shape == both.images.shape[1:]
+    assert both.shape == (6, 1, 16, 32)
+    torch.testing.assert_close(both[:, 0, :, :16], 2 * digits.images - 1)
+    torch.testing.assert_close(both[:, 0, :, 16:], 2 * garments.images - 1)
 
 
 def test_halves_are_averages_of_four_pixels():
@@ -114,7 +117,7 @@ def test_tasks_probes_and_lengths_share_the_features(tmp_path):
         run(tmp_path, task=task, probe=probe, epochs=epochs)["accuracy"].values
         for task in ("digit", "garment") for probe in ("reference", "converged") for epochs in (1, 2)
     ]  # fmt: skip
-    assert len(list((tmp_path / "stages").glob("composites-*"))) == 1
+    assert len(list((tmp_path / "stages").glob("composites-features-*"))) == 1
     assert len(set(cells)) == 8
 
 
@@ -124,17 +127,42 @@ def test_everything_is_decided_by_config_and_seed(tmp_path):
     assert run(tmp_path / "c", method="barlow", seed=1) != first
 
 
-def test_nothing_that_was_trained_on_is_probed(tmp_path):
-    config = RECIPE.configure(QUICK)
-    pools = make_pools(config, RunContext(tmp_path, tmp_path, 3, device="cpu"))
-    trained = {image.numpy().tobytes() for image in 2 * pools.digits.images - 1}
-    probed = {image[0, :, :16].contiguous().numpy().tobytes() for image in pools.probe.images}
-    assert len(trained) == 32
-    assert not trained & probed
+def numbered(count, side, channels):
+    """Images whose every pixel, and whose label, is the image's number."""
+    numbers = np.arange(count)
+    images = np.broadcast_to(numbers[:, None, None, None], (count, side, side, channels)).astype(np.uint8)
+    return {f"{split}_{kind}": part for split in ("train", "test") for kind, part in
+            (("images", images), ("labels", numbers))}  # fmt: skip
+
+
+def test_nothing_that_was_trained_on_is_probed():
+    digits, garments, photographs = numbered(90, 28, 1), numbered(80, 28, 1), numbered(70, 32, 3)
+    counts = Counts(20, 30, 40)
+    both = composites_laboratory(digits, garments, counts, seed=3)
+    assert not {*both.source.digits.labels.tolist()} & {*both.tasks["digit"].train.tolist()}
+    assert not {*both.source.garments.labels.tolist()} & {*both.tasks["garment"].train.tolist()}
+    coloured = photographs_laboratory(photographs, {"digits": digits}, counts, seed=3)
+    assert not {*coloured.source.images[:, 0, 0, 0].tolist()} & {*coloured.tasks["photographs"].train.tolist()}
+    for laboratory, name in ((both, "composites"), (coloured, "photographs"), (coloured, "digits")):
+        train, test = laboratory.images[name]
+        assert (len(train), len(test)) == (30, 40)
+        assert laboratory.decoder.shape == train.shape[1:] == test.shape[1:]
+    torch.testing.assert_close(coloured.images["digits"][0].mean(), torch.zeros(()), atol=1e-5, rtol=0)
+    other = composites_laboratory(digits, garments, counts, seed=4)
+    assert torch.equal(both.tasks["digit"].test, other.tasks["digit"].test)
+    assert not torch.equal(both.tasks["digit"].train, other.tasks["digit"].train)
+
+
+@pytest.mark.parametrize("task", ["photographs", "digits", "garments"])
+def test_photographs_are_probed_at_home_and_elsewhere(tmp_path, task):
+    metrics = run(tmp_path, data="photographs", task=task, regulariser="rc", probe="reference")
+    assert len(metrics["accuracy"].values) == 40
 
 
 @pytest.mark.parametrize("call", [
     lambda: LaptopConfig(task="colour"),
+    lambda: LaptopConfig(data="photographs"),
+    lambda: LaptopConfig(data="videos"),
     lambda: LaptopConfig(method="moco"),
     lambda: LaptopConfig(probe="best"),
     lambda: LaptopConfig(epochs=5),

@@ -14,6 +14,7 @@ from torch import nn
 from infocl import LowerBoundRegularizer, ReconstructionRegularizer, information_estimate, lower_bound
 from infocl.lars import Lars
 from infocl.losses import barlow_twins, byol_loss, cross_correlation, nt_xent
+from infocl.regularisers import ViewDistanceRegularizer, feature_statistics, median_scale, scale_of_bandwidth
 
 
 def rows(count=8, dim=5, seed=0):
@@ -83,6 +84,86 @@ def test_half_precision_is_computed_in_full():
     torch.testing.assert_close(inside, lower_bound(z.float(), mu.float()), rtol=0, atol=0)
 
 
+def broadcast(z, mu, rho=0.05):
+    """The bound as it is usually written, with a tensor of rows x rows x dim."""
+    return -(-rho * (z[:, None] - mu[None]).square().sum(2)).logsumexp(1).mean()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 30), st.integers(1, 20), st.integers(0, 100), st.floats(0.001, 5), st.floats(0, 100))
+def test_matrix_and_broadcast_form_are_the_same_with_their_gradients(count, dim, seed, rho, shift):
+    mu = 2 * rows(count, dim, seed) + shift
+    z = mu + 0.1 * rows(count, dim, seed + 1)
+    found, wanted = [], []
+    for function, results in ((lower_bound, found), (broadcast, wanted)):
+        leaves = z.clone().requires_grad_(), mu.clone().requires_grad_()
+        value = function(*leaves, rho)
+        results += [value.detach(), *torch.autograd.grad(value, leaves)]
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0, 100.0])
+@pytest.mark.parametrize("shift", [0.0, 300.0])
+def test_float32_is_as_exact_as_the_broadcast_form(scale, shift):
+    mu = scale * rows(64, 128, 1) + shift
+    z = mu + 0.1 * rows(64, 128, 2)
+    # Both see the same float32 inputs
+    exact = float(lower_bound(z.float().double(), mu.float().double()))
+    ours, theirs = (abs(float(f(z.float(), mu.float())) - exact) for f in (lower_bound, broadcast))
+    assert ours <= 2 * theirs + 1e-6 * max(1, abs(exact))
+
+
+def test_no_tensor_is_larger_than_rows_times_rows():
+    sizes = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            sizes.extend(
+                part.numel()
+                for part in (result if isinstance(result, tuple) else (result,))
+                if isinstance(part, torch.Tensor)
+            )
+            return result
+
+    mu, z = rows(40, 30, 1).requires_grad_(), rows(40, 30, 2).requires_grad_()
+    with Sizes():
+        lower_bound(z, mu).backward()
+    assert max(sizes) == 40 * 40
+
+
+def test_statistics_of_features():
+    h = torch.tensor([[3.0, 4.0], [-3.0, -4.0], [0.0, 0.0]])
+    found = feature_statistics(h)
+    assert float(found["norm"]) == pytest.approx(10 / 3)
+    assert float(found["participation_ratio"]) == pytest.approx(1)
+    wide = rows(2000, 6)
+    assert float(feature_statistics(wide)["participation_ratio"]) == pytest.approx(6, abs=0.1)
+    few = rows(5, 40)
+    values = torch.linalg.eigvalsh(torch.cov(few.T))
+    wanted = values.sum() ** 2 / values.square().sum()
+    assert float(feature_statistics(few)["participation_ratio"]) == pytest.approx(float(wanted))
+    assert float(feature_statistics(torch.ones(4, 3))["participation_ratio"]) == 0
+
+
+def test_options_of_scale_and_noise():
+    assert scale_of_bandwidth(math.sqrt(10)) == pytest.approx(0.05)
+    mu = rows(40, 6)
+    distance = float(torch.pdist(mu).median())
+    assert float(median_scale(mu)) == pytest.approx(1 / (2 * distance**2))
+    views, noisy = [[mu]], [[mu + 0.1]]
+    by_median = LowerBoundRegularizer(rho="median", weights=(1.0,))(views, noisy)[0]
+    torch.testing.assert_close(by_median, -lower_bound(mu + 0.1, mu, 1 / (2 * distance**2)))
+    unit = LowerBoundRegularizer(weights=(1.0,), normalise=True)
+    torch.testing.assert_close(unit([[7 * mu]], [[7 * mu]])[0], unit(views, views)[0])
+    torch.manual_seed(0)
+    relative = LowerBoundRegularizer(0.5, relative=True).noisy([1000 * rows(4000, 3)])[0] - 1000 * rows(4000, 3)
+    assert float(relative.std()) == pytest.approx(500, rel=0.03)
+    plain = LowerBoundRegularizer(0.5).noisy([torch.zeros(4000, 3)])[0]
+    assert float(plain.std()) == pytest.approx(0.5, rel=0.03)
+    assert LowerBoundRegularizer(0.0).noisy([mu])[0] is mu
+
+
 def test_stages_are_weighed_and_views_stacked():
     views = [[rows(4, 3, 1), rows(4, 6, 2)], [rows(4, 3, 3), rows(4, 6, 4)]]
     noisy = [[part + 0.1 for part in view] for view in views]
@@ -103,6 +184,66 @@ def test_reconstruction_adds_the_views():
     torch.testing.assert_close(regulariser(h, images)[0], wanted)
     once, twice = (regulariser(h[:1] * n, images[:1] * n)[0] for n in (1, 2))
     torch.testing.assert_close(twice, 2 * once)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli"])
+def test_likelihoods_of_the_reconstruction(likelihood):
+    decoder, h, images = nn.Linear(3, 7).double(), rows(4, 3, 1), rows(4, 7, 3).sigmoid()
+    term, log = ReconstructionRegularizer(decoder, likelihood)([h], [images])
+    decoded = decoder(h).detach()
+    wanted = {
+        "gaussian": (decoded - images).square().mean(),
+        "laplace": (decoded - images).abs().mean(),
+        "bernoulli": -(images * decoded.sigmoid().log() + (1 - images) * (-decoded).sigmoid().log()).mean(),
+    }[likelihood]
+    torch.testing.assert_close(term.detach(), wanted)
+    torch.testing.assert_close(log["reconstruction"], wanted)
+    explained = images.var(0, unbiased=False).mean() / (decoded - images).square().mean()
+    torch.testing.assert_close(log["information"], 7 / 2 * explained.log())
+
+
+def test_a_linear_autoencoder_reaches_the_error_of_principal_components():
+    torch.manual_seed(0)
+    images = rows(60, 6) @ torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5, 0.2], dtype=torch.float64))
+    images = images - images.mean(0)
+    encoder, decoder = nn.Linear(6, 2, bias=False).double(), nn.Linear(2, 6, bias=False).double()
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    optimizer = torch.optim.LBFGS(parameters, max_iter=500, line_search_fn="strong_wolfe", tolerance_change=1e-14)
+    regulariser = ReconstructionRegularizer(decoder)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = regulariser([encoder(images)], [images])[0]
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    values = torch.linalg.svdvals(images).square()
+    assert float(closure().detach()) == pytest.approx(float(values[2:].sum() / images.numel()), rel=1e-5)
+
+
+def test_views_distance():
+    one, other = [rows(4, 3, 1), rows(4, 5, 2)], [rows(4, 3, 3), rows(4, 5, 4)]
+    term, log = ViewDistanceRegularizer()([one, other])
+    torch.testing.assert_close(term, (one[1] - other[1]).square().mean())
+    assert set(log) == {"norm", "participation_ratio"}
+    assert ViewDistanceRegularizer().noisy(one)[1] is one[1]
+    assert ViewDistanceRegularizer(0.1).noisy(one)[1] is not one[1]
+    with pytest.raises(ValueError, match="two"):
+        ViewDistanceRegularizer()([one])
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused(broken):
+    h = rows(4, 3)
+    h[1, 2] = broken
+    for call in (
+        lambda: LowerBoundRegularizer(weights=(1.0,))([[h]], [[h]]),
+        lambda: ReconstructionRegularizer(nn.Linear(3, 3).double())([h], [rows(4, 3)]),
+        lambda: ViewDistanceRegularizer()([[h], [rows(4, 3)]]),
+    ):
+        with pytest.raises(ValueError, match="expected finite"):
+            call()
 
 
 def test_nt_xent_by_loops():
@@ -145,6 +286,13 @@ def test_lars(published):
     lambda: lower_bound(rows(3), rows(4)),
     lambda: lower_bound(rows(), rows(), 0.0),
     lambda: LowerBoundRegularizer(-1.0),
+    lambda: LowerBoundRegularizer(rho="mean"),
+    lambda: LowerBoundRegularizer(rho=-0.1),
+    lambda: LowerBoundRegularizer(weights=(0, 0)),
+    lambda: ReconstructionRegularizer(nn.Identity(), "poisson"),
+    lambda: ReconstructionRegularizer(nn.Identity())([rows(3)], [rows(2)]),
+    lambda: scale_of_bandwidth(0.0),
+    lambda: nt_xent(rows(), rows(), 0.0),
     lambda: nt_xent(rows(3), rows(4)),
     lambda: Lars([nn.Parameter(rows())], -1.0),
 ])  # fmt: skip

@@ -37,14 +37,6 @@ class Halves(NamedTuple):
     labels: Tensor
 
 
-class Composites(NamedTuple):
-    """Composites [n, 1, 16, 32] in -1..1, and the class of each half, int64 [n]."""
-
-    images: Tensor
-    digits: Tensor
-    garments: Tensor
-
-
 def halves(arrays: Arrays, split: str, count: int, *, start: int = 0, seed: int) -> Halves:
     """`count` digits or garments of a split (`train` or `test`) from number `start`, in an order that the seed decides.
 
@@ -61,15 +53,15 @@ def halves(arrays: Arrays, split: str, count: int, *, start: int = 0, seed: int)
     return Halves(pooled[:, 0], torch.from_numpy(arrays[f"{split}_labels"][order]))
 
 
-def composites(digits: Halves, garments: Halves) -> Composites:
-    """Pair by pair, without augmentation: what probes see.
+def composites(digits: Halves, garments: Halves) -> Tensor:
+    """[n, 1, 16, 32] in -1..1, pair by pair, without augmentation: what probes see.
 
     Raises:
         ValueError: different numbers of them.
     """
     if len(digits.labels) != len(garments.labels):
         raise ValueError(f"expected as many garments as digits, got {len(garments.labels)} and {len(digits.labels)}")
-    return Composites(join(digits.images, garments.images), digits.labels, garments.labels)
+    return join(digits.images, garments.images)
 
 
 def join(left: Tensor, right: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The paper's claim on a laptop: composites of a digit that views share and a garment that they do not (spec 13).
+"""The paper's claim on a laptop (spec 13).
 
 A small ResNet learns from pairs of views, with or without a regulariser. At several lengths of training its features of
-other composites are kept, and linear probes ask them for the digit and for the garment.
+other images are kept, and linear probes ask them for what views share and for what they do not.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from infocl.composites import Composites, CompositeViews, Halves, composites, halves
+from infocl.laboratory import Counts, Laboratory, composites_laboratory, needed, photographs_laboratory
 from infocl.methods import BarlowTwins, Byol, Method, SimClr
-from infocl.networks import Decoder, DecoderPlan, SmallEncoder
+from infocl.networks import Decoder, SmallEncoder
 from infocl.probes import converged_probe, reference_probe
 from infocl.regularisers import feature_statistics
 from infocl.training import TrainingConfig, train
 from sextet.cuda import select_device
-from sextet.data import FASHION_MNIST, MNIST, load, recorded_hash
+from sextet.data import CIFAR10, FASHION_MNIST, MNIST, load, recorded_hash
 from sextet.recipe import Metrics, Recipe, RunContext, Scores
 
 METHODS: dict[str, Callable[..., Method]] = {"simclr": SimClr, "barlow": BarlowTwins, "byol": Byol}
-TASKS = ("digit", "garment")
+TASKS = {"composites": ("digit", "garment"), "photographs": ("photographs", "digits", "garments")}
 PROBES = ("reference", "converged")
-DECODER = DecoderPlan((64, 2, 4), ((32, 2), (16, 2), (1, 2)))
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,23 @@ class LaptopConfig:
     """One cell: a method with a regulariser, after so many epochs, asked by a probe for a task.
 
     Attributes:
+        data: `composites` of a digit, which views share, and a garment, which they do not; or `photographs`, CIFAR-10
+            in miniature.
         method: `simclr`, `barlow` or `byol`.
         regulariser: `none`, `noise`, `rc` or `lbe`, see `methods.Method`.
         epochs: after which the probe looks; one of `checkpoints`.
-        task: `digit`, what views share; or `garment`, what they do not.
+        task: of composites `digit` or `garment`; of photographs `photographs`, or transfer to `digits` or `garments`.
         probe: `reference`, as published, last epoch; or `converged`.
         probe_epochs: of the reference probe.
         penalties: that the converged probe chooses from.
         checkpoints: epochs at which features are kept.
-        images: composites an epoch of training.
-        probe_images, test_images: composites for the probes.
+        images: images an epoch of training.
+        probe_images, test_images: for the probes.
         out: dimension of the projections.
         training: the recipe; lambda is `training.weight`.
     """
 
+    data: str = "composites"
     method: str = "simclr"
     regulariser: str = "none"
     epochs: int = 12
@@ -65,9 +68,10 @@ class LaptopConfig:
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=12, lr=1e-3, channels_last=True))
 
     def __post_init__(self) -> None:
-        for name, known in (("method", tuple(METHODS)), ("task", TASKS), ("probe", PROBES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        known = {"data": tuple(TASKS), "method": tuple(METHODS), "probe": PROBES, "task": TASKS.get(self.data, ())}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}: expected one of {', '.join(values)}, got {getattr(self, name)!r}")
         if self.epochs not in self.checkpoints or max(self.checkpoints) > self.training.epochs:
             raise ValueError(
                 f"epochs: expected one of the checkpoints {list(self.checkpoints)}, none after the last of "
@@ -76,20 +80,21 @@ class LaptopConfig:
 
 
 def run_laptop(config: LaptopConfig, context: RunContext) -> Metrics:
-    """Right or wrong for every test composite (`accuracy`), and what the features are like there.
+    """Right or wrong for every test image (`accuracy`), and what the features are like there.
 
     `norm`: length of each feature vector; `participation_ratio`: how many directions they use.
     """
     features = safetensors.torch.load_file(features_stage(config, context) / f"epoch-{config.epochs}.safetensors")
-    train_rows, test_rows = ((features[split], features[f"{split}_{config.task}"]) for split in ("train", "test"))
+    rows = [(features[f"{config.task}.{split}"], features[f"{config.task}.{split}.labels"]) for split in SPLITS]
     if config.probe == "reference":
-        hits = reference_probe(train_rows, test_rows, 10, seed=context.seed, epochs=config.probe_epochs).hits[-1]
+        hits = reference_probe(*rows, 10, seed=context.seed, epochs=config.probe_epochs).hits[-1]
     else:
-        hits = converged_probe(train_rows, test_rows, 10, seed=context.seed, penalties=config.penalties).hits
+        hits = converged_probe(*rows, 10, seed=context.seed, penalties=config.penalties).hits
+    test = rows[1][0]
     return {
         "accuracy": image_scores(hits.double()),
-        "norm": image_scores(features["test"].norm(dim=1)),
-        "participation_ratio": Scores((float(feature_statistics(features["test"])["participation_ratio"]),), "run"),
+        "norm": image_scores(test.norm(dim=1)),
+        "participation_ratio": Scores((float(feature_statistics(test)["participation_ratio"]),), unit="run"),
     }
 
 
@@ -99,71 +104,67 @@ def image_scores(values: Tensor) -> Scores:
 
 
 def features_stage(config: LaptopConfig, context: RunContext) -> Path:
-    """Folder with `epoch-<n>.safetensors` for each checkpoint: features and labels of the probes' composites."""
+    """Folder with `epoch-<n>.safetensors` for each checkpoint: features and labels for each task's probe."""
 
     def build(folder: Path) -> None:
-        device = select_device(context.device)
-        pools = make_pools(config, context)
+        laboratory = make_laboratory(config, context)
         torch.manual_seed(context.seed)
-        model = make_model(config)
+        model = make_model(config, laboratory)
 
         def keep(trained: Method, epoch: int) -> None:
             if epoch in config.checkpoints:
-                tensors = probe_features(trained, pools.probe, "train") | probe_features(trained, pools.test, "test")
-                safetensors.torch.save_file(tensors, folder / f"epoch-{epoch}.safetensors")
+                safetensors.torch.save_file(probe_features(trained, laboratory), folder / f"epoch-{epoch}.safetensors")
 
-        views = CompositeViews(pools.digits, pools.garments, seed=context.seed)
-        train(model, views, config.training, folder, seed=context.seed, device=device, on_epoch=keep)
+        device = select_device(context.device)
+        train(model, laboratory.source, config.training, folder, seed=context.seed, device=device, on_epoch=keep)
 
-    return context.stage("composites", features_identity(config, context), build)
+    return context.stage(f"{config.data}-features", features_identity(config, context), build)
 
 
 def features_identity(config: LaptopConfig, context: RunContext) -> dict[str, Any]:
     """What the features depend on."""
-    names = ("method", "regulariser", "checkpoints", "images", "probe_images", "test_images", "out", "training")
-    chosen = {name: value for name, value in asdict(config).items() if name in names}
-    data = [recorded_hash(passport, context.data_root) for passport in (MNIST, FASHION_MNIST)]
-    return {**chosen, "seed": context.seed, "data": data}
+    probing = ("epochs", "task", "probe", "probe_epochs", "penalties")
+    chosen = {name: value for name, value in asdict(config).items() if name not in probing}
+    hashes = [recorded_hash(passport, context.data_root) for passport in needed(config.data)]
+    return {**chosen, "seed": context.seed, "hashes": hashes}
 
 
-@dataclass(frozen=True, eq=False)
-class Pools:
-    """Digits and garments to train on, and composites for the probes, none of which was trained on."""
-
-    digits: Halves
-    garments: Halves
-    probe: Composites
-    test: Composites
-
-
-def make_pools(config: LaptopConfig, context: RunContext) -> Pools:
-    """The seed decides which images train and how halves are paired; the test images are the same for all seeds."""
+def make_laboratory(config: LaptopConfig, context: RunContext) -> Laboratory:
+    """The setting of a config."""
+    counts = Counts(config.images, config.probe_images, config.test_images)
     digits, garments = (load(passport, context.data_root) for passport in (MNIST, FASHION_MNIST))
-    sources = ((digits, 2 * context.seed), (garments, 2 * context.seed + 1))
-    pools = [halves(arrays, "train", config.images, seed=seed) for arrays, seed in sources]
-    probe = [halves(a, "train", config.probe_images, start=config.images, seed=seed) for a, seed in sources]
-    test = [halves(arrays, "test", config.test_images, seed=number) for number, arrays in enumerate((digits, garments))]
-    return Pools(*pools, composites(*probe), composites(*test))
+    if config.data == "composites":
+        return composites_laboratory(digits, garments, counts, context.seed)
+    others = {"digits": digits, "garments": garments}
+    return photographs_laboratory(load(CIFAR10, context.data_root), others, counts, context.seed)
 
 
-def make_model(config: LaptopConfig) -> Method:
+def make_model(config: LaptopConfig, laboratory: Laboratory) -> Method:
     """The method on a fresh small ResNet."""
-    encoder = SmallEncoder()
-    decoder = Decoder(encoder.dim, DECODER) if config.regulariser == "rc" else None
+    encoder = SmallEncoder(laboratory.channels)
+    decoder = Decoder(encoder.dim, laboratory.decoder) if config.regulariser == "rc" else None
     return METHODS[config.method](encoder, encoder.dim, config.regulariser, out=config.out, decoder=decoder)
 
 
 @torch.no_grad()
-def probe_features(model: Method, data: Composites, split: str) -> dict[str, Tensor]:
-    """Noise-free features [n, dim] of composites, with both labels, under names that begin with `split`."""
+def probe_features(model: Method, laboratory: Laboratory) -> dict[str, Tensor]:
+    """For each task and split noise-free features [n, dim], `<task>.<split>`, and labels, `<task>.<split>.labels`."""
     device = next(model.parameters()).device
-    features = torch.cat([model.encoder(part.to(device))[-1].cpu() for part in data.images.split(500)])
-    return {split: features, f"{split}_digit": data.digits, f"{split}_garment": data.garments}
+    found = {
+        name: [torch.cat([model.encoder(part.to(device))[-1].cpu() for part in images.split(500)]) for images in pair]
+        for name, pair in laboratory.images.items()
+    }
+    tensors = {}
+    for name, task in laboratory.tasks.items():
+        for split, features, labels in zip(SPLITS, found[task.images], (task.train, task.test), strict=True):
+            # Several tasks may look at the same features, and files cannot hold a tensor twice
+            tensors |= {f"{name}.{split}": features.clone(), f"{name}.{split}.labels": labels}
+    return tensors
 
 
 RECIPE = Recipe(
     config=LaptopConfig,
     run=run_laptop,
-    data=lambda _: (MNIST, FASHION_MNIST),
-    describe="contrastive learning on composites of a shared digit and a private garment, probed for both",
+    data=lambda config: needed(config.data),
+    describe="contrastive learning of a small ResNet, probed for what views share and for what they do not",
 )

@@ -248,4 +248,6 @@ class ViewDistanceRegularizer(nn.Module):
 def check_finite(value: Tensor, name: str) -> None:
     """Raise ValueError for a scalar that is not finite, where looking at it costs nothing (not on a GPU)."""
     if value.device.type == "cpu" and not bool(torch.isfinite(value)):
-        raise ValueError(f"{name}: expected finite numbers, got {float(value)}; lower the learning rate or the weight")
+        raise ValueError(
+            f"{name}: expected finite numbers, got {float(value.detach())}; lower the learning rate or the weight"
+        )
