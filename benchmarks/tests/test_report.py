@@ -174,16 +174,17 @@ def test_training_curves_are_means_over_seeds_one_for_each_row(toy, result):
 
 
 def test_long_logs_are_thinned_to_their_means_and_many_curves_are_parted(toy):
-    for seed in range(10):
-        folder = toy.runs / f"stages/pretrain-{seed}"
+    for number in range(20):
+        folder = toy.runs / f"stages/pretrain-{number}"
         (folder / "loop").mkdir(parents=True)
-        (folder / "complete.json").write_text(json.dumps({"config": {"seed": seed, "model": {"width": 8}}}))
+        config = {"seed": number % 2, "model": {"width": number // 2, "depth": 3}}
+        (folder / "complete.json").write_text(json.dumps({"config": config}))
         lines = [json.dumps({"step": step, "loss": float(step % 2)}) for step in range(1200)]
         (folder / "loop/log.jsonl").write_text("\n".join(lines))
     charts = stage_charts(toy.runs)["pretrain"]
     assert [len(chart.curves) for chart in charts] == [8, 2]
     assert charts[0].title == "loop, loss"
-    assert [curve.title for curve in charts[0].curves][:2] == ["seed 0", "seed 1"]
+    assert [curve.title for curve in charts[0].curves][:2] == ["model.width 0 (2 runs)", "model.width 1 (2 runs)"]
     points = charts[0].curves[0].points
     assert len(points) == MOST_POINTS
     assert all(point.y == 0.5 for point in points)

@@ -53,7 +53,7 @@ def table_charts(runs: Path, table: Table, profile_name: str) -> list[Chart]:
 
 
 def stage_charts(runs: Path) -> dict[str, list[Chart]]:
-    """Stage name -> charts of its loops, a curve for each stage of that name, labelled by what tells them apart."""
+    """Stage name -> charts of its loops: a curve for each of its configs, the mean over seeds."""
     stages: dict[str, list[Path]] = {}
     for done in sorted(runs.glob("stages/*/complete.json")):
         stages.setdefault(done.parent.name.rpartition("-")[0], []).append(done.parent)
@@ -62,7 +62,7 @@ def stage_charts(runs: Path) -> dict[str, list[Chart]]:
         labels = _labels([json.loads((folder / "complete.json").read_text())["config"] for folder in folders])
         logs = [
             Log(label, "", str(path.parent.relative_to(folder)), tuple(read_log(path.parent)))
-            for folder, label in zip(folders, labels, strict=True)
+            for label, folder in sorted(zip(labels, folders, strict=True))
             for path in sorted(folder.rglob("log.jsonl"))
         ]
         charts[name] = list(_charts(logs, f"stage-{name}"))
@@ -104,9 +104,10 @@ def _curve(label: str, runs: Sequence[Sequence[tuple[float, float]]]) -> tuple[s
 
 
 def _labels(configs: Sequence[Any]) -> list[str]:
-    """Each config by the values in which it differs from the others."""
+    """Each config by the values in which it differs from the others, seeds apart."""
     flat = [dict(_flatten(config)) for config in configs]
-    keys = [key for key in {k: None for one in flat for k in one} if len({repr(one.get(key)) for one in flat}) > 1]
+    known = {key: None for one in flat for key in one if key.rpartition(".")[2] != "seed"}
+    keys = [key for key in known if len({repr(one.get(key)) for one in flat}) > 1]
     return [", ".join(f"{key} {one.get(key, 'none')}" for key in keys)[:80] or "all" for one in flat]
 
 
