@@ -130,6 +130,14 @@ def test_restores_buffers_that_evaluation_mode_changes(images: Tensor) -> None:
     assert learner.training
 
 
+def test_a_graph_from_before_the_ascent_stays_valid(learner: TinyLearner, images: Tensor) -> None:
+    learner.eval()  # the backward pass of batch normalisation reads its buffers then
+    loss = learner(images)
+    plain(learner, steps=2)(images)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in learner.parameters())
+
+
 def test_no_steps_and_no_convolution_is_the_episode(learner: TinyLearner, images: Tensor) -> None:
     random = torch.random.get_rng_state()
     task = plain(learner, steps=0)(images)
