@@ -16,9 +16,8 @@ from infocl.crop_probe import CropProbeConfig
 from infocl.detection_export import DETECTION, average_precision, export_detection
 from infocl.passports import DATASETS
 from infocl.pretraining import PretrainingConfig, pretrain
-from infocl.probes import converged_probe, reference_probe
 from infocl.training import TrainingConfig
-from infocl.transfer import Pretrained, crop_probe_hits, features
+from infocl.transfer import Pretrained, converged_hits, crop_probe_hits, reference_hits
 from sextet.checkpoint import load_foreign
 from sextet.data import Passport, recorded_hash
 from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
@@ -192,18 +191,13 @@ def encoder_stage(config: PaperConfig, context: RunContext) -> Pretrained:
 def hits_of(config: PaperConfig, pretrained: Pretrained, dataset: str, context: RunContext) -> Tensor:
     """Right or wrong for every test image of one dataset, bool [n]."""
     if config.protocol == "converged":
-        train, test = features(pretrained, dataset, context)
-        return converged_probe(train, test, DATASETS[dataset].classes, seed=context.seed).hits
+        return converged_hits(pretrained, dataset, context)
+    batch_size = config.probe_batch_size or (256 if dataset == "ImageNet" else 128)
     if pretrained.cropped:
-        batch_size = config.probe_batch_size or (256 if dataset == "ImageNet" else 128)
         probe = CropProbeConfig(config.probe_epochs, batch_size, precision=pretrained.config.training.precision)
         table = crop_probe_hits(pretrained, dataset, probe, context)
     else:
-        train, test = features(pretrained, dataset, context)
-        table = reference_probe(
-            train, test, DATASETS[dataset].classes, seed=context.seed, epochs=config.probe_epochs,
-            batch_size=config.probe_batch_size or 128,
-        ).hits  # fmt: skip
+        table = reference_hits(pretrained, dataset, config.probe_epochs, batch_size, context)
     return table[int(table.sum(dim=1).argmax())] if config.protocol == "as-published" else table[-1]
 
 

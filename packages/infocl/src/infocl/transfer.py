@@ -15,6 +15,7 @@ from infocl.passports import DATASETS
 from infocl.photograph_views import PhotographViews
 from infocl.preprocessing import statistics_of
 from infocl.pretraining import SIDES, PretrainingConfig, load_encoder
+from infocl.probes import converged_probe, reference_probe
 from infocl.stored_images import images_of
 from sextet.checkpoint import write_atomic
 from sextet.cuda import select_device
@@ -106,6 +107,39 @@ def _identity(pretrained: Pretrained, dataset: str, context: RunContext) -> dict
     return {"encoder": pretrained.folder.name, "epoch": pretrained.epoch, "dataset": dataset, "images": images}
 
 
+def reference_hits(pretrained: Pretrained, dataset: str, epochs: int, batch_size: int, context: RunContext) -> Tensor:
+    """Whether each test image is right after each epoch of the published probe (7.3), bool [epochs, n]."""
+
+    def build(folder: Path) -> None:
+        train, test = features(pretrained, dataset, context)
+        probe = reference_probe(
+            train, test, DATASETS[dataset].classes, seed=context.seed, epochs=epochs, batch_size=batch_size
+        )
+        _keep(probe.hits, folder)
+
+    identity = {**_identity(pretrained, dataset, context), "epochs": epochs, "batch": batch_size, "seed": context.seed}
+    return _kept(context.stage("probe", identity, build))
+
+
+def converged_hits(pretrained: Pretrained, dataset: str, context: RunContext) -> Tensor:
+    """Whether each test image is right by the converged probe, bool [n]."""
+
+    def build(folder: Path) -> None:
+        train, test = features(pretrained, dataset, context)
+        _keep(converged_probe(train, test, DATASETS[dataset].classes, seed=context.seed).hits, folder)
+
+    identity = {**_identity(pretrained, dataset, context), "seed": context.seed}
+    return _kept(context.stage("converged-probe", identity, build))
+
+
+def _keep(hits: Tensor, folder: Path) -> None:
+    write_atomic(folder / "hits.safetensors", safetensors.torch.save({"hits": hits}))
+
+
+def _kept(folder: Path) -> Tensor:
+    return safetensors.torch.load_file(folder / "hits.safetensors")["hits"]
+
+
 def crop_probe_hits(pretrained: Pretrained, dataset: str, config: CropProbeConfig, context: RunContext) -> Tensor:
     """Whether each test image is right after each epoch of the probe on random crops (7.4), bool [epochs, n]."""
 
@@ -128,8 +162,7 @@ def crop_probe_hits(pretrained: Pretrained, dataset: str, config: CropProbeConfi
         test = tensors["test"], tensors["test_labels"]
         classes = DATASETS[dataset].classes
         hits = crop_probe(encoder, views, test, classes, config, folder, seed=context.seed, device=device)
-        write_atomic(folder / "hits.safetensors", safetensors.torch.save({"hits": hits}))
+        _keep(hits, folder)
 
     identity = {**_identity(pretrained, dataset, context), "probe": asdict(config), "seed": context.seed}
-    folder = context.stage("crop-probe", identity, build)
-    return safetensors.torch.load_file(folder / "hits.safetensors")["hits"]
+    return _kept(context.stage("crop-probe", identity, build))
