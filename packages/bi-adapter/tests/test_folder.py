@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from bi_adapter import (
     AdapterFileError,
     BiAdapterConfig,
     PublishedConfig,
+    UnsupportedBackbone,
     active_adapter,
     adapter_infos,
+    adapter_matrices,
     bin_content,
     export_bin,
     freeze_adapter,
@@ -142,6 +145,74 @@ def test_impossible_settings(tmp_path):
     path.write_text("[" * 100_000)
     with pytest.raises(AdapterFileError):
         from_pretrained(vit(), tmp_path)
+
+
+@pytest.mark.parametrize("preprocessing", [{"mean": torch.ones(3)}, {"std": float("nan")}, {1j: 2}])
+def test_notes_that_json_cannot_hold(preprocessing, tmp_path):
+    model = adapted(BiAdapterConfig(dim=4))
+    with pytest.raises(ValueError, match="preprocessing: expected"):
+        save_pretrained(model, tmp_path / "a", preprocessing=preprocessing)
+    assert not (tmp_path / "a").exists()
+    assert adapter_infos(model)["default"].preprocessing == {}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("method", ["adaptformer", "lora-bihead"])
+def test_constant_weights_are_stored_as_their_mean(bits, method, tmp_path):
+    """A standard deviation of zero is a legal one: every weight is the mean."""
+    kind, _, bihead = method.partition("-")
+    config = BiAdapterConfig(kind, bits, 4, head_bits=1 if bihead else 32, codebook="as-published")
+    model = adapted(config)
+    for number, matrix in enumerate(adapter_matrices(model).values()):
+        matrix.set_latent(torch.full_like(matrix.weight, 0.1 * number))
+    save_pretrained(model, tmp_path / "folder")
+    path = export_bin(model, tmp_path / "a.bin")
+    for loaded in (
+        from_pretrained(vit(), tmp_path / "folder"),
+        load_bin(vit(), path, read_config(tmp_path / "a.yaml")),
+    ):
+        for number, matrix in enumerate(adapter_matrices(loaded).values()):
+            torch.testing.assert_close(
+                matrix.effective_weight(), torch.full_like(matrix.effective_weight(), 0.1 * number)
+            )
+        torch.testing.assert_close(loaded.eval()(images()), model(images()), rtol=1e-5, atol=1e-5)
+        assert bin_content(loaded) == path.read_bytes()
+
+
+@pytest.mark.parametrize("classes", [1, 5, 7, 600])
+@pytest.mark.parametrize("method", ["lora", "lora-bihead"])
+def test_a_published_file_of_another_number_of_classes_is_refused(classes, method, tmp_path):
+    head_bits = 1 if "bihead" in method else 32
+    path = export_bin(adapted(BiAdapterConfig("lora", dim=4, head_bits=head_bits), num_classes=6), tmp_path / "a.bin")
+    model = vit()
+    with pytest.raises(AdapterFileError, match="bytes"):
+        load_bin(model, path, PublishedConfig(method, 4, classes, 1.0))
+    assert untouched(model)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_class": 0}, {"bit": 3}, {"bit": 32}, {"dim": 0}, {"method": "adapter"}, {"scale": float("inf")}]
+)
+def test_settings_no_published_file_has(change, tmp_path):
+    path = export_bin(adapted(BiAdapterConfig(dim=4)), tmp_path / "a.bin")
+    model = vit()
+    with pytest.raises(AdapterFileError):
+        load_bin(model, path, replace(PublishedConfig("adaptformer", 4, 5, 1.0), **change))
+    assert untouched(model)
+
+
+def test_a_published_file_for_another_backbone_is_refused(tmp_path):
+    path = export_bin(adapted(BiAdapterConfig(dim=4)), tmp_path / "a.bin")
+    for other in (vit(embed_dim=48), vit(depth=3)):
+        with pytest.raises(AdapterFileError, match="needs"):
+            load_bin(other, path, read_config(tmp_path / "a.yaml"))
+
+
+def test_models_of_other_kinds_are_refused(tmp_path):
+    folder = saved(tmp_path)
+    for model in (torch.nn.Linear(3, 3), torch.nn.TransformerEncoderLayer(8, 2, 16)):
+        with pytest.raises(UnsupportedBackbone, match="none that can be used"):
+            from_pretrained(model, folder, verify_backbone=False)
 
 
 def test_saving_and_loading_are_fast(tmp_path):

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bi_adapter.evaluation import BestOnTest, best_scale, hits
+from bi_adapter.layers import QuantLinear
 from bi_adapter.schedule import learning_rate
 from bi_adapter.training import FineTuning, TunedPart, epoch_order, fine_tune
 from sextet.training import read_log
@@ -29,11 +34,24 @@ class Toy(nn.Module):
         return self.head(F.dropout(self.frozen(x).tanh(), 0.1, self.training))
 
 
-@pytest.fixture
-def data():
+def adapted_toy():
+    """The same with 1-bit latents in the place of its head's weights."""
+    model = Toy()
+    model.head = QuantLinear(16, 3, 1)
+    model.head.set_latent(torch.randn(3, 16, generator=torch.Generator().manual_seed(2)))
+    return model
+
+
+def made_up():
+    """Inputs [37, 5] and labels [37] that follow from them."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(37, 5, generator=generator)
     return inputs, (inputs[:, :3]).argmax(1)
+
+
+@pytest.fixture
+def data():
+    return made_up()
 
 
 def train(data, folder, model=None, **values):
@@ -101,6 +119,44 @@ def test_a_run_that_was_stopped_ends_the_same(data, tmp_path, stop_after):
         ends.append((model.state_dict(), best.state_dict(), read_log(tmp_path / folder)))
     for one, other in zip(*ends, strict=True):
         assert str(one) == str(other)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from test_training import CONFIG, CPU, Toy, adapted_toy, fine_tune, made_up
+inputs, labels = made_up()
+steps = iter(range(100))
+
+def draw(rows, generator):
+    if next(steps) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return inputs[rows] + 0.1 * torch.randn(inputs[rows].shape, generator=generator)
+
+fine_tune(adapted_toy(), draw, labels, CONFIG, Path(sys.argv[1]), seed=3, device=CPU, save_every=1)
+"""
+
+
+def test_killed_in_the_middle_of_an_epoch_it_continues_to_the_same_weights(tmp_path):
+    """Step 9 of 16 is inside of the third epoch: its first step is done again, with the same noise and dropout."""
+    inputs, labels = made_up()
+
+    def draw(rows, generator):
+        return inputs[rows] + 0.1 * torch.randn(inputs[rows].shape, generator=generator)
+
+    models = []
+    for folder in ("whole", "killed"):
+        if folder == "killed":
+            words = [sys.executable, "-c", KILLED, tmp_path / folder]
+            done = subprocess.run(words, cwd=Path(__file__).parent, timeout=200)
+            assert done.returncode == -signal.SIGKILL
+            assert len(read_log(tmp_path / folder)) == 8
+        models.append(adapted_toy())
+        fine_tune(models[-1], draw, labels, CONFIG, tmp_path / folder, seed=3, device=CPU, save_every=1)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
+    assert read_log(tmp_path / "killed") == read_log(tmp_path / "whole")
 
 
 def test_the_order_of_an_epoch():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,8 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: no such adapter, an adapter is merged, or class names that do not fit the classifier.
+        ValueError: no such adapter, an adapter is merged, class names that do not fit the classifier, or notes on
+            preprocessing that JSON cannot hold. The folder is then as it was.
         OSError: the folder cannot be written.
     """
     name = active_adapter(model) if name is None else name
@@ -68,7 +70,7 @@ def save_pretrained(
     info = replace(
         info,
         class_names=info.class_names if class_names is None else tuple(class_names),
-        preprocessing=info.preprocessing if preprocessing is None else dict(preprocessing),
+        preprocessing=info.preprocessing if preprocessing is None else _plain_json(preprocessing),
         base_model=info.base_model if base_model is None else base_model,
     )
     register(model, name, info)
@@ -117,6 +119,14 @@ def from_pretrained(
     except BaseException:
         remove_unused_hosts(model)
         raise
+
+
+def _plain_json(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """What comes back when it is read again."""
+    try:
+        return json.loads(json.dumps(dict(preprocessing), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"preprocessing: expected numbers, strings, lists and mappings of them ({error})") from error
 
 
 def adapter_shapes(hosts: Sequence[Host], config: BiAdapterConfig) -> list[Shape]:

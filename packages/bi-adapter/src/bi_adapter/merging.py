@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from bi_adapter.hosts import Head, LoraHost, hosts_of
 from bi_adapter.installation import classifier_places
@@ -52,15 +51,11 @@ def merge(model: Model) -> Model:
     if method != "lora":
         raise ValueError(f"merge: only LoRA adapters can be merged, {name!r} is of method {method} and has a ReLU")
     check_unmerged(model)
-    done: list[LoraHost] = []
-    try:
-        for host in _lora_hosts(model, name):
-            host.merge(name)
-            done.append(host)
-    except ValueError:
-        for host in done:
-            host.unmerge()
-        raise
+    hosts = [host for host in adapter_hosts(model, name) if isinstance(host, LoraHost)]
+    for host in hosts:
+        _check_plain(host)
+    for host in hosts:
+        host.merge(name)
     return model
 
 
@@ -96,8 +91,14 @@ def merge_and_unload(model: Model) -> Model:
     return model
 
 
-def _lora_hosts(model: nn.Module, name: str) -> Iterator[LoraHost]:
-    return (host for host in adapter_hosts(model, name) if isinstance(host, LoraHost))
+def _check_plain(host: LoraHost) -> None:
+    """Refuse weights that an update cannot be added to; subclasses of tensors hold quantised ones."""
+    weight = getattr(host.base, "weight", None)
+    if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
+        raise ValueError(
+            f"merge: {host.prefix} has no plain floating-point weight but {type(host.base).__name__} with "
+            f"{type(weight).__name__}; merge into the backbone as it was before it was quantised"
+        )
 
 
 def _replace_head(model: nn.Module, name: str, head: nn.Module) -> None:
