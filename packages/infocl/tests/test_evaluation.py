@@ -13,15 +13,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from infocl.augmentation import Augmentation, Draws, augment
+from infocl.augmentation import Augmentation, Draws, Views, augment
 from infocl.augmentation_probes import augmentation_facts, augmentation_information, explained, mean_colours
-from infocl.diagnostics import OnlineProbe, alignment, spectrum, uniformity
+from infocl.diagnostics import alignment, spectrum, uniformity
 from infocl.features import encode, encode_photographs
 from infocl.knn import knn_hits, nearest_neighbours
+from infocl.methods import Byol, SimClr
 from infocl.networks import SmallEncoder
+from infocl.online_probe import OnlineProbe, add_online_probe
 from infocl.preprocessing import centred_pixels, pixels, statistics_of
 from infocl.regularisers import feature_statistics
 from infocl.stored_images import images_of
+from infocl.training import TrainingConfig, train
+from sextet.training import read_log
 
 CPU = torch.device("cpu")
 
@@ -107,6 +111,28 @@ def test_the_online_probe_leaves_the_encoder_alone():
     assert encoder.weight.grad is None
     assert float(probe.running_accuracy) > 0.95
     assert bool((probe.eval()(encoder(x)).argmax(1) == labels).all())
+
+
+@pytest.mark.parametrize("kind", [SimClr, Byol])
+def test_an_online_probe_in_the_trainer(kind, tmp_path):
+    """It learns the brightness of images; the encoder's weights are those of a run without it."""
+    labels = torch.arange(24) % 2
+    images = (torch.rand(24, 8, 8, 3) * 60 + 150 * labels[:, None, None, None]).to(torch.uint8)
+    views = Views(images, Augmentation(size=8, jitter=0.0), seed=0, labels=labels)
+    config, encoders = TrainingConfig(epochs=12, batch_size=12, lr=0.01), []
+    for name in ("with", "without"):
+        torch.manual_seed(0)
+        model = kind(SmallEncoder(3, (2, 3, 4, 5)), 5, out=4)
+        if name == "with":
+            add_online_probe(model, 5, 2, momentum=0.5)
+        train(model, views, config, tmp_path / name, seed=0, device=CPU, title=None)
+        encoders.append(model.encoder.state_dict())
+    assert all(map(torch.equal, encoders[0].values(), encoders[1].values()))
+    assert read_log(tmp_path / "with")[-1]["online_accuracy"] > 0.8
+    with pytest.raises(ValueError, match="labels"):
+        kind_with = kind(SmallEncoder(3, (2, 3, 4, 5)), 5, out=4)
+        add_online_probe(kind_with, 5, 2)
+        kind_with(*torch.randn(2, 4, 3, 8, 8))
 
 
 # What features know of the augmentation

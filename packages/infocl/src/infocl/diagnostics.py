@@ -1,4 +1,4 @@
-"""What features are like while and after they are learnt: monitors of collapse, and a probe that learns beside."""
+"""What features are like, while and after they are learnt: monitors of collapse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Spectrum(NamedTuple):
@@ -59,35 +59,3 @@ def uniformity(h: Tensor, scale: float = 2.0) -> float:
     """ln mean exp(-scale |h_a - h_b|^2) over pairs of rows on the unit sphere, at most 0 (Wang and Isola)."""
     distances = torch.pdist(F.normalize(h, dim=1)).square()
     return float(torch.logsumexp(-scale * distances, dim=0) - math.log(len(distances)))
-
-
-class OnlineProbe(nn.Module):
-    """A linear classifier that learns beside the pre-training without touching it.
-
-    Add `loss(h, labels)` to the loss of a step and its parameters to the optimiser: the features are detached.
-
-    Args:
-        dim: of the features.
-        classes: number of them.
-        momentum: of the running accuracy over steps.
-    """
-
-    def __init__(self, dim: int, classes: int, momentum: float = 0.99) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(dim, affine=False)
-        self.layer = nn.Linear(dim, classes)
-        self.momentum = momentum
-        self.register_buffer("running_accuracy", torch.zeros(()))
-        self.running_accuracy: Tensor
-
-    def loss(self, h: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of h [batch, dim], without gradient to h; updates `running_accuracy`."""
-        logits = self.layer(self.norm(h.detach().float()))
-        with torch.no_grad():
-            accuracy = (logits.argmax(dim=1) == labels).float().mean()
-            self.running_accuracy.lerp_(accuracy, 1 - self.momentum)
-        return F.cross_entropy(logits, labels)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Logits [batch, classes]."""
-        return self.layer(self.norm(h.float()))

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from infocl.crop_probe import CropProbeConfig
 from infocl.detection_export import DETECTION, average_precision, export_detection
+from infocl.knn import knn_hits
 from infocl.passports import DATASETS
 from infocl.pretraining import PretrainingConfig, pretrain
 from infocl.training import TrainingConfig
-from infocl.transfer import Pretrained, converged_hits, crop_probe_hits, reference_hits
+from infocl.transfer import Pretrained, converged_hits, crop_probe_hits, features, reference_hits
 from sextet.checkpoint import load_foreign
 from sextet.data import Passport, recorded_hash
 from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
@@ -25,7 +26,7 @@ from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
 TRANSFER = ("dtd", "mnist", "fashionmnist", "cu_birds", "vgg_flower", "traffic_sign")
 """The six sets whose unweighted mean Figures 4 and 5 show."""
 
-PROTOCOLS = ("ours", "as-published", "converged")
+PROTOCOLS = ("ours", "as-published", "converged", "knn")
 
 
 class Published(NamedTuple):
@@ -74,7 +75,7 @@ class PaperConfig:
         evaluate_on: `source`; a key of `passports.DATASETS`; `transfer`, the mean of the six sets of Table 1; or
             `voc`, `coco-detection`, `coco-segmentation` (see `detection_export`).
         protocol: `ours`: the published probe after its last epoch; `as-published`: its best epoch, chosen on the test
-            set; `converged`: see `probes.converged_probe`.
+            set; `converged`: see `probes.converged_probe`; `knn`: see `knn.nearest_neighbours`.
         detection: which average precision: `AP`, `AP50`, `AP75`.
         probe_epochs, probe_batch_size: of the published probe.
         arch: of the encoder.
@@ -192,6 +193,8 @@ def hits_of(config: PaperConfig, pretrained: Pretrained, dataset: str, context: 
     """Right or wrong for every test image of one dataset, bool [n]."""
     if config.protocol == "converged":
         return converged_hits(pretrained, dataset, context)
+    if config.protocol == "knn":
+        return knn_hits(*features(pretrained, dataset, context), DATASETS[dataset].classes)
     batch_size = config.probe_batch_size or (256 if dataset == "ImageNet" else 128)
     if pretrained.cropped:
         probe = CropProbeConfig(config.probe_epochs, batch_size, precision=pretrained.config.training.precision)
