@@ -18,13 +18,6 @@ PENALTIES = tuple(10.0**exponent for exponent in range(-6, 1))
 """What the converged probe chooses from."""
 
 
-class Labelled(NamedTuple):
-    """Features [n, dim] and labels [n], int64, in 0..classes - 1."""
-
-    features: Tensor
-    labels: Tensor
-
-
 class Probe(NamedTuple):
     """A classifier trained by SGD.
 
@@ -252,8 +245,10 @@ def fit_logistic(
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # pyright: ignore[reportArgumentType]  (the closure's loss may be a tensor)
-    layer = nn.utils.skip_init(nn.Linear, x.shape[1], classes, device=x.device, dtype=x.dtype).requires_grad_(False)
+    optimizer.step(closure)
+    layer = nn.utils.skip_init(nn.Linear, x.shape[1], classes, device=x.device, dtype=x.dtype)
+    assert isinstance(layer, nn.Linear)
+    layer.requires_grad_(False)
     layer.weight.copy_(weight.detach() * scale)
     layer.bias.copy_(bias.detach() - layer.weight @ mean)
     return layer
