@@ -104,10 +104,7 @@ class PretrainingConfig:
     crop_scale: tuple[float, float] = (0.2, 1.0)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"warmup_epochs: expected 0 or more and below {self.epochs}, got {self.warmup_epochs}")
-        if self.accumulation < 1 or self.batch % self.accumulation:
-            raise ValueError(f"accumulation: expected a divisor of the batch of {self.batch}, got {self.accumulation}")
+        check_length(self)
 
     @property
     def peak_lr(self) -> float:
@@ -153,12 +150,17 @@ class FineTuningConfig:
     precision: Precision = "fp16"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"warmup_epochs: expected 0 or more and below {self.epochs}, got {self.warmup_epochs}")
-        if self.accumulation < 1 or self.batch % self.accumulation:
-            raise ValueError(f"accumulation: expected a divisor of the batch of {self.batch}, got {self.accumulation}")
+        check_length(self)
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay: expected above 0 and at most 1, got {self.layer_decay}")
+
+
+def check_length(config: PretrainingConfig | FineTuningConfig) -> None:
+    """Raise ValueError unless the warm-up is shorter than the run and micro-batches make up a batch."""
+    if not 0 <= config.warmup_epochs < config.epochs:
+        raise ValueError(f"warmup_epochs: expected 0 or more and below {config.epochs}, got {config.warmup_epochs}")
+    if config.accumulation < 1 or config.batch % config.accumulation:
+        raise ValueError(f"accumulation: expected a divisor of the batch, {config.batch}, got {config.accumulation}")
 
 
 @dataclass(frozen=True)
