@@ -85,7 +85,7 @@ def test_explain_tells_everything_behind_a_number(toy, monkeypatch, capsys):
     [
         (("run", "tot"), "unknown table 'tot'; did you mean toy"),
         (("run", "toy", "--only", "gud/a"), "no cell 'gud/a'; did you mean good/a"),
-        (("run", "toy", "--profile", "gpu"), "none of the tables toy/main has the profile gpu"),
+        (("run", "toy", "--profile", "gpu"), "none of the tables toy/main has the profile gpu; ask for laptop"),
         (("run", "toy", "--profile", "lapptop"), "unknown profile 'lapptop'; did you mean laptop"),
         (("explain", "toy/main/good/b"), "no cell 'good/b'; did you mean good/a"),
         (("explain", "toy/main"), "expected paper/table/row/column"),

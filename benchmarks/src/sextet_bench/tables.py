@@ -72,7 +72,10 @@ class Profile:
         config: config common to all cells.
         seeds: one run of every cell for each.
         cpus, gpus: what a run occupies; `cpus` is also its number of threads, so results do not depend on the machine.
+        memory_gb: memory of a run, which a cluster sets aside for it; 0 where it is small.
+        disk_gb: what all runs of the table leave on disk together, datasets apart.
         seconds: expected seconds of a run, for plans made before anything was measured.
+        seconds_on: kind of device those seconds are for, one of `benchmarks/devices.yaml`; empty for this machine.
         needs: what somebody must have, in words, where it is more than the open data.
         quick_cells, quick_seeds: the part that `sextet check --quick` runs again.
     """
@@ -82,7 +85,10 @@ class Profile:
     config: Mapping[str, Any] = field(default_factory=dict)
     cpus: int = 1
     gpus: int = 0
+    memory_gb: float = 0.0
+    disk_gb: float = 0.0
     seconds: float = 60.0
+    seconds_on: str = ""
     needs: str = ""
     quick_cells: tuple[str, ...] = ()
     quick_seeds: tuple[int, ...] = ()
@@ -280,7 +286,11 @@ def tables_with(folder: Path, names: tuple[str, ...], profile: str) -> list[Tabl
     tables = select_tables(folder, names)
     chosen = [table for table in tables if profile in table.profiles]
     if not chosen:
-        raise TableError(f"none of the tables {', '.join(table.id for table in tables)} has the profile {profile}")
+        there = [name for name in PROFILES if any(name in table.profiles for table in tables)]
+        raise TableError(
+            f"none of the tables {', '.join(table.id for table in tables)} has the profile {profile}; ask for "
+            f"{' or '.join(there)} (--profile, or PROFILE= with make)"
+        )
     return chosen
 
 
