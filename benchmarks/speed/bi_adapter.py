@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 from bi_adapter import (
     AdapterBank,
     BiAdapterConfig,
+    adapter_infos,
     add_adapter,
     attach,
+    delete_adapter,
     freeze_adapter,
     from_pretrained,
     merge_and_unload,
@@ -161,33 +164,46 @@ def files(arguments: Arguments) -> Iterator[Result]:
     """Saving and loading the adapters of a ViT-B/16 without classifier, and their bytes."""
     config = BiAdapterConfig(dim=arguments.dim)
     model = attach(base(arguments.device, num_classes=0), config, num_classes=None)
-    receiver = base(arguments.device, num_classes=0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "adapter"
         save_pretrained(model, folder)
-        count = iter(range(10**9))
-        # Each under a new name, beside those before it, as a service would
-        times = timing.interleaved(
-            lambda: save_pretrained(model, folder),
-            lambda: from_pretrained(receiver, folder, name=f"adapter-{next(count)}"),
-            pairs=arguments.pairs,
-            clock="wall",
-            least_seconds=0.0,
-        )
         size = sum(file.stat().st_size for file in folder.iterdir())
-    save, load = (1000 * statistics.median(each) for each in (times.ours, times.theirs))
+        medians = []
+        for others in (0, arguments.tasks):
+            receiver = base(arguments.device, num_classes=0)
+            for number in range(others):
+                from_pretrained(receiver, folder, name=f"task-{number}")
+            times = timing.interleaved(
+                lambda: save_pretrained(model, folder),
+                partial(swap, receiver, folder),
+                pairs=max(arguments.pairs, 20),
+                clock="wall",
+                least_seconds=0.0,
+            )
+            medians.append([1000 * statistics.median(each) for each in (times.ours, times.theirs)])
+    (save, load), (_, crowded) = medians
     yield Result("save", save)
-    yield Result("load", load)
+    yield Result("load in the place of another", load)
     yield Result("save and load", save + load, most=20.0)
+    yield Result(f"load beside {arguments.tasks} others", crowded)
     yield Result("files of one adapter", size / 1000, unit="kB", most=75.0)
+
+
+def swap(model: nn.Module, folder: Path) -> None:
+    """Load an adapter; the one that was loaded so before makes room."""
+    if "loaded" in adapter_infos(model):
+        delete_adapter(model, "loaded")
+    from_pretrained(model, folder, name="loaded")
 
 
 def many_tasks(arguments: Arguments) -> Iterator[Result]:
     """A batch with an image of each task through the bank, beside one pass a task with the adapter chosen before it."""
     for side in (32, 224):
         times = timing.interleaved(*task_runs(side, arguments), pairs=arguments.pairs, clock=arguments.clock)
-        name = f"{arguments.tasks} tasks in a batch / in turn, ViT-Ti on {side} x {side} images"
-        yield compared(name, times, least=5.0)
+        where = f"in a batch / in turn, ViT-Ti on {side} x {side} images"
+        yield compared(f"{arguments.tasks} tasks {where}", times, least=5.0)
+        times = timing.interleaved(*plain_runs(side, arguments), pairs=arguments.pairs, clock=arguments.clock)
+        yield compared(f"{arguments.tasks} images without adapters {where}", times, least=None)
 
 
 def task_runs(side: int, arguments: Arguments) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -204,6 +220,22 @@ def task_runs(side: int, arguments: Arguments) -> tuple[Callable[[], Any], Calla
     model.eval()
     images = torch.randn(arguments.tasks, 3, side, side, device=arguments.device)
     return lambda: bank(images, names), lambda: swapping(model, images, names)
+
+
+def plain_runs(side: int, arguments: Arguments) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The backbone alone on a batch, and on its images one after another: what batching can save at all."""
+    model = vit("vit_tiny_patch16_224", arguments.device, img_size=side).eval()
+    images = torch.randn(arguments.tasks, 3, side, side, device=arguments.device)
+
+    @torch.inference_mode()
+    def batch() -> Tensor:
+        return model(images)
+
+    @torch.inference_mode()
+    def in_turn() -> list[Tensor]:
+        return [model(image[None]) for image in images]
+
+    return batch, in_turn
 
 
 @torch.inference_mode()
