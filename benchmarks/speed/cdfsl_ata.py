@@ -19,7 +19,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from cdfsl_ata.augmentation import AdversarialTaskAugmenter, evaluating
+from cdfsl_ata.augmentation import AdversarialTaskAugmenter, EpisodeLoss, evaluating
 from cdfsl_ata.encoders import ConvNet, ResNet, SmallResNet
 from cdfsl_ata.finetuning import adam, classification_loss, dampened_sgd, episode_loss
 from cdfsl_ata.frozen_norms import FrozenNorms
@@ -165,14 +165,16 @@ def time_augmentation(setting: Setting, arguments: Arguments) -> Iterator[Result
 
     predicted = 1 + STEPS * measure(pixel_gradient, plain, arguments)[2].median
     target = GPU_TARGET if device.type == "cuda" else CPU_TARGET
-    for name, inner in (("ATA", learner), ("ATA, frozen norms", FrozenNorms(learner))):
-        loss = torch.compile(inner) if arguments.compiled else inner
+    inner_loops: dict[str, EpisodeLoss] = {"ATA": torch.compile(learner) if arguments.compiled else learner}
+    if not arguments.compiled:
+        inner_loops["ATA, frozen norms"] = FrozenNorms(learner)
+    for name, loss in inner_loops.items():
         augment = AdversarialTaskAugmenter(loss, STEPS, STEP_SIZE, 1.0, precision=arguments.precision, warn_rms=1e9)
         difference = timing.relative_error([augment(images).images - images], expected)
         if arguments.precision == "fp32" and difference > TOLERANCE:
             raise ValueError(f"{setting}, {name}: should move the pixels as published, differs by {difference:.1e}")
         times = measure(partial(augmented_step, learner, optimizer, augment, images), plain, arguments)
-        own = predicted if inner is learner else None
+        own = None if isinstance(loss, FrozenNorms) else predicted
         yield Result(f"{name}, T = {STEPS}", "plain step", str(setting), *times, difference, own, target)
     times = measure(lambda: training_step(learner, optimizer, published_ascent(learner, images)), plain, arguments)
     yield Result(f"the published way, T = {STEPS}", "plain step", str(setting), *times)

@@ -194,6 +194,16 @@ def test_half_precision_inner_loop_goes_the_same_way(learner: TinyLearner, image
     assert functional.cosine_similarity(full.flatten(), half.flatten(), dim=0) > 0.95
 
 
+@pytest.mark.slow
+def test_a_compiled_learner_moves_the_pixels_alike(learner: TinyLearner, images: Tensor) -> None:
+    compiled = torch.compile(learner, backend="eager")
+    task = plain(compiled, steps=2, regulariser="euclid")(images)
+    torch.testing.assert_close(task.images, plain(learner, steps=2, regulariser="euclid")(images).images)
+    assert learner.training
+    compiled(task.images).backward()
+    assert all(parameter.grad is not None for parameter in learner.parameters())
+
+
 def test_works_under_no_grad(learner: TinyLearner, images: Tensor) -> None:
     with torch.no_grad():
         assert float(plain(learner)(images).rms) > 0

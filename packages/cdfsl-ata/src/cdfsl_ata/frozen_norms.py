@@ -19,7 +19,8 @@ class FrozenNorms(nn.Module):
     y = (x - mean) / sqrt(var + eps) w + b is x s + t with constants s and t once the mode is evaluation. The library's
     kernel computes the sums for the gradients of w and b in the backward pass all the same; this does not. Weights are
     shared with the learner and read at every call. Normalisations without running statistics, or in training mode, are
-    left as they are; so are subclasses of batch normalisation other than this package's, whose forward may do more.
+    left as they are; so are subclasses of batch normalisation other than this package's, whose forward may do more. Not
+    for compiled learners: a compiler fuses the normalisation itself.
 
         augment = AdversarialTaskAugmenter(FrozenNorms(learner), ...)
 
