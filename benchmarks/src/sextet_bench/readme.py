@@ -1,4 +1,4 @@
-"""What is generated in the repository from published records: the README's status table, the pictures in docs."""
+"""What is generated in the repository: the status table, the pictures in docs, the pages on datasets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sextet.checkpoint import write_atomic
 from sextet_bench.cost import cost_charts
+from sextet_bench.dataset_pages import dataset_pages
 from sextet_bench.figures import figure_charts
 from sextet_bench.house import House
 from sextet_bench.pictures import chart_picture, charts_picture, claims_picture, speed_picture
@@ -22,16 +23,23 @@ BLOCK = re.compile(r"(<!-- status:begin -->\n).*?(<!-- status:end -->)", re.DOTA
 
 
 def update_readme(house: House, *, write: bool = True) -> bool:
-    """Whether the README differs from what the published records say; with `write`, mend it and redraw the pictures."""
-    results = published_results(house)
-    path = house.root / "README.md"
-    before = path.read_text(encoding="utf-8")
-    after = BLOCK.sub(lambda block: block[1] + status_table(results) + block[2], before)
+    """Whether a generated text differs from what records and passports say; with `write`, mend it and redraw all."""
+    results, docs = published_results(house), house.root / "docs"
+    texts = {docs / path: text for path, text in dataset_pages(house).items()}
+    for path in (house.root / "README.md", docs / "index.md"):
+        if path.exists():
+            before = path.read_text(encoding="utf-8")
+            texts[path] = BLOCK.sub(lambda block: block[1] + status_table(results) + block[2], before)
+    left_over = sorted(set(docs.glob("datasets/*.md")) - set(texts))
+    changed = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if write:
-        write_atomic(path, after.encode())
+        for path in changed:
+            write_atomic(path, texts[path].encode())
+        for path in left_over:
+            path.unlink()
         for name, picture in pictures(results, read_speeds(house.root / "benchmarks/speed/results")):
-            write_atomic(house.root / "docs" / name, picture)
-    return before != after
+            write_atomic(docs / name, picture)
+    return bool(changed or left_over)
 
 
 def published_results(house: House) -> list[TableResult]:
