@@ -84,9 +84,9 @@ def photographs_laboratory(photographs: Arrays, others: dict[str, Arrays], count
         rows = probe
         if name != "photographs":
             rows = np.random.default_rng(seed).permutation(len(arrays["train_labels"]))[: counts.probe]
-        train, test = (arrays["train_images"][rows], arrays["test_images"][: counts.test])
+        train, test = arrays["train_images"][rows], np.array(arrays["test_images"][: counts.test])
         images[name] = standardised(train), standardised(test, train)
-        labels = arrays["train_labels"][rows], arrays["test_labels"][: counts.test]
+        labels = arrays["train_labels"][rows], np.array(arrays["test_labels"][: counts.test])
         tasks[name] = Task(name, *map(torch.from_numpy, labels))
     return Laboratory(source, 3, DecoderPlan((64, 4, 4), ((32, 2), (16, 2), (3, 2))), images, tasks)
 

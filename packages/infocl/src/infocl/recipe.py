@@ -85,16 +85,15 @@ def run_laptop(config: LaptopConfig, context: RunContext) -> Metrics:
     `norm`: length of each feature vector; `participation_ratio`: how many directions they use.
     """
     features = safetensors.torch.load_file(features_stage(config, context) / f"epoch-{config.epochs}.safetensors")
-    rows = [(features[f"{config.task}.{split}"], features[f"{config.task}.{split}.labels"]) for split in SPLITS]
+    known, asked = ((features[f"{config.task}.{split}"], features[f"{config.task}.{split}.labels"]) for split in SPLITS)
     if config.probe == "reference":
-        hits = reference_probe(*rows, 10, seed=context.seed, epochs=config.probe_epochs).hits[-1]
+        hits = reference_probe(known, asked, 10, seed=context.seed, epochs=config.probe_epochs).hits[-1]
     else:
-        hits = converged_probe(*rows, 10, seed=context.seed, penalties=config.penalties).hits
-    test = rows[1][0]
+        hits = converged_probe(known, asked, 10, seed=context.seed, penalties=config.penalties).hits
     return {
         "accuracy": image_scores(hits.double()),
-        "norm": image_scores(test.norm(dim=1)),
-        "participation_ratio": Scores((float(feature_statistics(test)["participation_ratio"]),), unit="run"),
+        "norm": image_scores(asked[0].norm(dim=1)),
+        "participation_ratio": Scores((float(feature_statistics(asked[0])["participation_ratio"]),), unit="run"),
     }
 
 

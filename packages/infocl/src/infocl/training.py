@@ -111,7 +111,7 @@ def train(
     processes, rank = (accelerator.num_processes, accelerator.process_index) if accelerator else (1, 0)
     steps_per_epoch = check_sizes(len(source), config.batch_size, processes)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    model.to(device).to(memory_format=layout)
     parallel: nn.Module = accelerator.prepare(model) if accelerator else model
     optimizer = make_optimizer(model, config)
     torch.manual_seed(seed * 1009 + rank)
