@@ -245,6 +245,10 @@ def test_a_published_checkpoint_in_place_of_pre_training(run, context, tmp_path)
     stored = safetensors.torch.load_file(pretraining_stage(config, context()) / "encoder.safetensors")
     assert all(torch.equal(value, stored[name]) for name, value in holder.feature.state_dict().items())
     assert len(run(head="linear", pretrained=config.pretrained).values) == 4
+    with pytest.raises(
+        CheckpointError, match=r"pretrained: expected a published checkpoint, and 400\.tar is not there"
+    ):
+        pretraining_stage(replace(config, pretrained="400.tar"), context())
     wrong = replace(config, encoder="Conv6")
     with pytest.raises(CheckpointError, match=r"399\.tar: lacks trunk\.4"):
         pretraining_stage(wrong, context())
@@ -265,6 +269,13 @@ def test_the_ascent_is_in_the_record(context):
     assert isinstance(metrics["perturbation_rms"], Scores)
     assert metrics["perturbation_rms"].unit == "step"
     assert set(run_paper(PAPER.configure(values), context("plain"))) == {"accuracy"}
+
+
+def test_settings_can_be_chosen_on_the_source(run):
+    """The validation classes as a target, whatever becomes of the others."""
+    scores = run(head="proto", domain="source-validation")
+    assert len(scores.values) == 4
+    assert scores != run(head="proto", domain="mini-imagenet")
 
 
 def test_small_classes_are_filled_up_or_refused(run):
@@ -360,7 +371,7 @@ def test_open_data_in_place_of_the_papers(monkeypatch, tmp_path):
     table = yaml.safe_load((TABLES / "cdfsl-open.yaml").read_text())
     small = {name: TOY[name] for name in TOY if name != "domain"}
     for row in table["rows"]:
-        for column in table["columns"]:
+        for column in (table["columns"][0], table["columns"][-1]):
             values = {**table["profiles"]["gpu"]["config"], **column["config"], **row["config"], **small}
             context = RunContext(tmp_path / row["id"] / column["id"], tmp_path / "stages", 0, device="cpu")
             scores = run_paper(PAPER.configure(values), context)["accuracy"]
@@ -377,6 +388,7 @@ def test_passports_of_a_cell():
     assert [p.name for p in passports("mini-imagenet", "cub")] == ["cdfsl-mini-imagenet", "cdfsl-cub"]
     assert [p.name for p in passports("mini-imagenet", "mini-imagenet")] == ["cdfsl-mini-imagenet"]
     assert [p.name for p in passports("cifar10-rotations", "mnist")] == ["cifar10", "mnist"]
+    assert [p.name for p in passports("cifar10-rotations", "source-validation")] == ["cifar10"]
     assert PAPER.data(PaperConfig(domain="isic")) == passports("mini-imagenet", "isic")
 
 
@@ -424,7 +436,7 @@ def test_timm_encoders_by_name():
 
 NAMES = (
     "cdfsl-1shot", "cdfsl-5shot", "cdfsl-finetune-1shot", "cdfsl-finetune-5shot", "cdfsl-ablation", "cdfsl-bn",
-    "cdfsl-bscd", "cdfsl-open",
+    "cdfsl-bscd", "cdfsl-open", "cdfsl-verified", "cdfsl-grid",
 )  # fmt: skip
 
 
@@ -442,8 +454,8 @@ def test_every_cell_of_the_tables_has_a_config(name):
                 values = {**profile["config"], **column.get("config", {}), **row.get("config", {})}
                 cells[f"{row['id']}/{column['id']}"] = PAPER.configure(values)
     assert len({str(config) for config in cells.values()}) == len(cells)
-    assert all(claim["left"] in cells and claim["right"] in cells for claim in content["claims"])
-    assert not any(claim.get("gate") for claim in content["claims"])
+    assert all(claim["left"] in cells and claim["right"] in cells for claim in content.get("claims", ()))
+    assert not any(claim.get("gate") for claim in content.get("claims", ()))
 
 
 def test_the_tables_have_every_number_of_the_spec():
@@ -455,6 +467,7 @@ def test_the_tables_have_every_number_of_the_spec():
     assert counts["cdfsl-1shot"] == counts["cdfsl-5shot"] == 88
     assert counts["cdfsl-finetune-1shot"] == counts["cdfsl-finetune-5shot"] == 24
     assert counts["cdfsl-ablation"] == 8
+    assert counts["cdfsl-verified"] == 2 * (8 + 4)
 
 
 def test_warnings_of_exploding_perturbations_name_the_setting(run):

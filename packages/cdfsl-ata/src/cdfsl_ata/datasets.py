@@ -140,7 +140,7 @@ def _decoder(domain: Domain, side: int, unreadable: Unreadable) -> Callable[[Pat
 
 
 _LISTS = " Lists base.json, val.json and novel.json beside the images are followed where they are there."
-_SPLIT_COUNTS = dict(zip(SPLITS, (100, 50, 50), strict=True))
+_SPLIT_COUNTS: Mapping[str, int] = dict(zip(SPLITS, (100, 50, 50), strict=True))
 
 MINI_IMAGENET = Domain(
     key="mini-imagenet",

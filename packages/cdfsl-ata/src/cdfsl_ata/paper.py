@@ -38,7 +38,7 @@ VALIDATION_SEED = 0
 def run_paper(config: PaperConfig, context: RunContext) -> Metrics:
     """Accuracy over the domain's test episodes, one score an episode, and what the ascent did in training."""
     device = select_device(context.device)
-    images, labels = target_images(config.domain, context.data_root)
+    images, labels = target_images(config.domain, config.source, context.data_root)
     target = StoredPhotographs(images, labels, config.image_size, enlarge=config.enlarge, device=device)
     sampler = make_sampler(
         labels, config.n_way, config.n_shot, config.n_query, context.seed, config.settled.pad_small_classes or 0
@@ -87,6 +87,8 @@ def pretraining_stage(config: PaperConfig, context: RunContext) -> Path:
 
     key = {name: getattr(config, name) for name in ("source", "encoder", "image_size", "stem_pool", "precision")}
     if config.pretrained:
+        if not Path(config.pretrained).is_file():
+            raise CheckpointError(f"pretrained: expected a published checkpoint, and {config.pretrained} is not there")
         key = {"file": hashlib.sha256(Path(config.pretrained).read_bytes()).hexdigest(), "encoder": config.encoder}
     else:
         key |= {"pretraining": plain(config.pretraining), "augmentation": plain(config.augmentation)}

@@ -85,7 +85,8 @@ class PaperConfig:
     Attributes:
         source: `mini-imagenet`, or `cifar10-rotations`.
         domain: of the test: `cub`, `cars`, `places`, `plantae`, `crop-diseases`, `eurosat`, `isic`, `chestx`,
-            `mini-imagenet`, or the open `fashion-mnist`, `mnist`, `digits`, `glyphs`.
+            `mini-imagenet`; the open `fashion-mnist`, `mnist`, `digits`, `glyphs`; or `source-validation`, on which
+            settings are to be chosen.
         encoder, image_size, stem_pool, objective: see `NetworkConfig`.
         head: `proto`, `matching`, `relation`, `gnn`, `tpn`; or `linear`: the pre-trained encoder and a fresh linear
             layer are fine-tuned to every task, without meta-training.

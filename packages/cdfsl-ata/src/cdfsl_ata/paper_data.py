@@ -15,7 +15,8 @@ from sextet.data import CIFAR10, Arrays, Passport, load
 ROTATIONS = "cifar10-rotations"
 SOURCES = ("mini-imagenet", ROTATIONS)
 OPEN_TARGETS = ("fashion-mnist", "mnist", "digits", "glyphs")
-TARGETS = (*DOMAINS, *OPEN_TARGETS)
+VALIDATION = "source-validation"
+TARGETS = (*DOMAINS, *OPEN_TARGETS, VALIDATION)
 Part = tuple[np.ndarray, Ids]
 """Images uint8 [n, side, side, channels] and labels int64 [n]."""
 
@@ -36,12 +37,14 @@ def source_images(name: str, split: str, root: Path | None) -> Part:
     return _part(load(PASSPORTS[name], root), split)
 
 
-def target_images(name: str, root: Path | None) -> Part:
-    """Images of a target's novel classes; of open targets, their test images at 32 pixels.
+def target_images(name: str, source: str, root: Path | None) -> Part:
+    """Images of a target's novel classes; of open targets, their test images at 32 pixels; or the source's validation.
 
     Raises:
         DataMissing: the dataset is not there and cannot be fetched.
     """
+    if name == VALIDATION:
+        return source_images(source, "val", root)
     if name in OPEN_TARGETS:
         images, labels = domains.domain_images(name, root)
         return images.permute(0, 2, 3, 1).numpy(), labels
@@ -61,10 +64,9 @@ def with_rotations(images: np.ndarray, labels: Ids) -> Part:
 
 def passports(source: str, target: str) -> Sequence[Passport]:
     """The datasets of a source and a target."""
-    needed = [
-        CIFAR10 if source == ROTATIONS else PASSPORTS[source],
-        domains.PASSPORTS[target] if target in OPEN_TARGETS else PASSPORTS[target],
-    ]
+    needed = [CIFAR10 if source == ROTATIONS else PASSPORTS[source]]
+    if target != VALIDATION:
+        needed.append(domains.PASSPORTS[target] if target in OPEN_TARGETS else PASSPORTS[target])
     return tuple({passport.name: passport for passport in needed}.values())
 
 
