@@ -7,20 +7,24 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from lmim_testing.official_files import write_imagenet
 
 from lmim import config as configs
 from lmim.classifiers import make_classifier
 from lmim.config import PAPER_RUNS, FineTuningConfig, MimConfig, PretrainingConfig, Run
+from lmim.conversion import make_pretrained
 from lmim.imagenet import IMAGENET, decode_imagenet
 from lmim.loading import Augmented
 from lmim.paper import PAPER, PaperConfig, fine_tuning_job, load_pretrained, pretraining_job, run_paper
 from lmim.processes import launch
+from lmim.segmentation_recipe import RECIPE as SEGMENTATION
 from sextet.data import adopt
 from sextet.recipe import RunContext
 from sextet.training import Interrupted, read_log
@@ -42,6 +46,7 @@ TOY = {
         PRETRAINING, FINE_TUNING,
     ),
 }  # fmt: skip
+TABLES = Path(__file__).parents[3] / "benchmarks/tables/lmim"
 FAST = {"precision": "fp32", "workers": 0, "devices": 8}
 
 
@@ -147,6 +152,26 @@ def test_settings_are_the_papers(monkeypatch):
     assert (brief.pretraining.epochs, brief.pretraining.warmup_epochs, brief.fine_tuning.lr) == (100, 10, 4e-3)
     assert PaperConfig(arm="mae").settings().model.decoder_depth == 8
     assert PaperConfig(target="pixels").settings().model.target == "pixels"
+
+
+def test_cells_of_the_tables_are_models(monkeypatch):
+    monkeypatch.undo()
+    recipes = {"lmim-paper": PAPER, "lmim-segmentation": SEGMENTATION}
+    seen = 0
+    for path in sorted(TABLES.glob("*.yaml")):
+        table = yaml.safe_load(path.read_text())
+        profile = table["profiles"].get("paper")
+        if profile is None or profile["recipe"] not in recipes:
+            continue
+        for row in table["rows"]:
+            for column in table["columns"]:
+                values = {**profile.get("config", {}), **column.get("config", {}), **row.get("config", {})}
+                config = recipes[profile["recipe"]].configure(values)
+                settings = (config if isinstance(config, PaperConfig) else config.pretraining()).settings()
+                with torch.device("meta"):
+                    assert make_pretrained(settings.model).decoder
+                seen += 1
+    assert seen > 40
 
 
 @pytest.mark.parametrize(("values", "message"), [

@@ -80,8 +80,8 @@ class VitShape:
         """Of a model."""
         dim, channels, patch = model.patch_embed.proj.weight.shape[:3]
         grid = round((model.pos_embed.shape[1] - 1) ** 0.5)
-        heads = model.blocks[0].attn.num_heads
-        return cls(grid * patch, patch, channels, dim, len(model.blocks), heads)
+        heads: Any = model.get_submodule("blocks.0.attn")
+        return cls(grid * patch, patch, channels, dim, len(model.blocks), heads.num_heads)
 
 
 def export(model: Model, library: str) -> nn.Module:
@@ -328,7 +328,7 @@ def _module_state(prefix: str, module: nn.Module | None) -> dict[str, Tensor]:
 def _norm_and_head(final: Final) -> nn.Sequential:
     """A copy of norm and head, for what pools before them."""
     assert final.head is not None
-    norm = nn.LayerNorm(final.norm.normalized_shape, eps=final.norm.eps)
+    norm = nn.LayerNorm(list(final.norm.normalized_shape), eps=final.norm.eps)
     both = nn.Sequential(norm, nn.Linear(final.head.in_features, final.head.out_features)).to(final.norm.weight.dtype)
     both.load_state_dict(_module_state("0", final.norm) | _module_state("1", final.head))
     return both
@@ -358,7 +358,8 @@ def _first_width(swin: SparseSwin) -> int:
 
 
 def _stage_heads(swin: SparseSwin) -> tuple[int, ...]:
-    return tuple(layer.blocks[0].attn.heads for layer in swin.layers)
+    first: Any = [swin.get_submodule(f"layers.{stage}.blocks.0.attn") for stage in range(len(swin.depths))]
+    return tuple(attention.heads for attention in first)
 
 
 def _check_equal_windows(swin: SparseSwin, library: str) -> None:

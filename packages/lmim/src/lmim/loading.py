@@ -44,9 +44,10 @@ def fine_tuning_transform(size: int, config: FineTuningConfig) -> Transform:
     """The same with RandAugment and random erasing: an image -> float32 [3, size, size], normalised."""
     from timm.data.transforms_factory import create_transform
 
+    no_jitter: Any = None
     transform: Any = create_transform(
-        size, is_training=True, color_jitter=None, auto_augment=config.rand_augment or None, interpolation="bicubic",
-        scale=config.crop_scale, re_prob=config.erasing, re_mode="pixel", re_count=1, mean=MEAN, std=STD,
+        size, is_training=True, color_jitter=no_jitter, auto_augment=config.rand_augment or None,
+        interpolation="bicubic", scale=config.crop_scale, re_prob=config.erasing, re_mode="pixel", re_count=1, mean=MEAN, std=STD,
     )  # fmt: skip
     return transform
 

@@ -164,16 +164,13 @@ def sliding_logits(model: nn.Module, image: Tensor, window: int, stride: int) ->
     """
     height, width = image.shape[-2:]
     image = F.pad(image, (0, max(window - width, 0), 0, max(window - height, 0)))
-    total: Tensor | None = None
-    count = image.new_zeros(image.shape[-2:])
     starts = (window_starts(length, window, stride) for length in image.shape[-2:])
-    for top, left in itertools.product(*starts):
-        place = (..., slice(top, top + window), slice(left, left + window))
-        logits = model(image[place]).float()
-        total = logits.new_zeros(1, logits.shape[1], *image.shape[-2:]) if total is None else total
+    places = [(..., slice(top, top + window), slice(left, left + window)) for top, left in itertools.product(*starts)]
+    parts = [model(image[place]).float() for place in places]
+    total, count = parts[0].new_zeros(1, parts[0].shape[1], *image.shape[-2:]), parts[0].new_zeros(image.shape[-2:])
+    for place, logits in zip(places, parts, strict=True):
         total[place] += logits
         count[place] += 1
-    assert total is not None
     return (total / count)[..., :height, :width]
 
 
