@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from lmim import LocalMim
+from lmim import LocalMim, SparseSwin, SwinLocalMim
 from lmim.probes import accuracy, hits, knn_predictions, linear_predictions, online_probes, tap_features
 
 
@@ -58,6 +58,13 @@ def test_features_are_the_encoders_with_nothing_hidden():
     assert len(found) == 4
     for feature, latent in zip(found, latents, strict=True):
         torch.testing.assert_close(feature, latent[:, 1:].mean(dim=1).detach())
+
+
+def test_features_of_a_swin():
+    torch.manual_seed(0)
+    swin = SwinLocalMim(SparseSwin(1, 4, (1, 1, 1, 1), (1, 1, 1, 1)), decoder_dims=(4,) * 4, decoder_heads=1)
+    found = tap_features(swin, torch.randn(3, 3, 56, 56), batch=2)
+    assert [part.shape for part in found] == [(3, 8), (3, 16), (3, 32), (3, 32)]
 
 
 def test_probes_of_every_tap():

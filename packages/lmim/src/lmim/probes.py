@@ -6,34 +6,43 @@ The paper has neither; both are cheap enough to be run after every epoch of pre-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmim.masking import mask_from_noise
 from lmim.vit import LocalMim
 
 
 @torch.no_grad()
-def tap_features(model: LocalMim, images: Tensor, *, batch: int = 256) -> list[Tensor]:
+def tap_features(model: nn.Module, images: Tensor, *, batch: int = 256) -> list[Tensor]:
     """Mean of the normalised patch tokens behind each tap with nothing hidden, [n, dim] each, on the images' device.
 
     Args:
-        model: is left in evaluation mode.
+        model: `LocalMim` or `SwinLocalMim`; is left in evaluation mode.
         images: [n, channels, image, image], normalised.
         batch: images at once.
     """
     model.eval()
-    device = model.cls_token.device
-    parts = []
-    for some in images.split(batch):
-        tokens = model.patch_embed(some.to(device))
-        order = torch.arange(tokens.shape[1], device=device, dtype=tokens.dtype) / tokens.shape[1]
-        everything = mask_from_noise(order.expand(len(tokens), -1), 0.0)
-        latents = model.encode(tokens + model.pos_embed[:, 1:].to(tokens), everything)
-        parts.append([latent[:, 1:].mean(dim=1).to(images.device) for latent in latents])
+    device = next(model.parameters()).device
+    parts = [
+        [tap.mean(dim=1).to(images.device) for tap in tap_tokens(model, x.to(device))] for x in images.split(batch)
+    ]
     return [torch.cat(tap) for tap in zip(*parts, strict=True)]
+
+
+def tap_tokens(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Normalised patch tokens behind each tap with nothing hidden, [batch, tokens, dim] each."""
+    if isinstance(model, LocalMim):
+        tokens = model.patch_embed(images)
+        order = torch.arange(tokens.shape[1], device=images.device, dtype=images.dtype) / tokens.shape[1]
+        everything = mask_from_noise(order.expand(len(images), -1), 0.0)
+        latents = model.encode(tokens + model.pos_embed[:, 1:].to(tokens), everything)
+        return [latent[:, 1:] for latent in latents]
+    encoder: Any = model.encoder
+    return encoder(images, torch.zeros(encoder.grid**2, dtype=torch.bool))
 
 
 @torch.no_grad()
@@ -91,7 +100,7 @@ def linear_predictions(
 
 
 def online_probes(
-    model: LocalMim, bank: Tensor, labels: Tensor, images: Tensor, wanted: Tensor
+    model: nn.Module, bank: Tensor, labels: Tensor, images: Tensor, wanted: Tensor
 ) -> Callable[[int], dict[str, float]]:
     """For `pretrain(after_epoch=...)`: accuracies of both probes behind every tap, `knn_1`, `linear_1`, ...
 
