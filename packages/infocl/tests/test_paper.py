@@ -72,20 +72,21 @@ def test_the_transfer_suite(run):
     """One score a dataset; the same as the datasets one by one, from one run of pre-training."""
     mean = run(evaluate_on="transfer")
     assert (len(mean.values), mean.unit) == (6, "dataset")
-    assert mean.values == pytest.approx([run(evaluate_on=dataset).mean for dataset in TRANSFER])
+    for dataset in ("mnist", "traffic_sign"):
+        assert mean.values[TRANSFER.index(dataset)] == pytest.approx(run(evaluate_on=dataset).mean)
 
 
 def test_pre_training_is_shared(run, tmp_path):
     for protocol in infocl.paper.PROTOCOLS:
-        run(protocol=protocol)
-        run(protocol=protocol, evaluate_on="mnist")
+        assert len(run(protocol=protocol).values) == 16
+    run(evaluate_on="mnist")
     assert len(list((tmp_path / "run/stages").glob("encoder-*"))) == 1
     assert len(list((tmp_path / "run/stages").glob("features-*"))) == 2
 
 
 def test_features_tell_the_classes_of_bright_and_dark_images(run):
     """With images whose classes differ in brightness, which no view loses, the converged probe finds some of it."""
-    assert run(protocol="converged", epochs=5).mean > 0.4
+    assert run(protocol="converged").mean > 0.4
 
 
 def test_the_protocols(run, monkeypatch):
@@ -242,6 +243,17 @@ def test_decoding_ahead_changes_nothing(toy):
         step = following(*step)
     assert seen == [0, 0, 1, 1]
     assert ahead.labels.tolist() == images.labels.tolist()
+
+
+def test_each_process_decodes_its_own_share_ahead():
+    shares = [following_of(12, 4, seed=3, epochs=2, rank=rank, processes=2) for rank in (0, 1)]
+    order = infocl.crop_probe.epoch_order(12, 3, 0)
+    for rank, following in enumerate(shares):
+        rows, epoch = following(order[:4].chunk(2)[rank], 0)
+        assert torch.equal(rows, order[4:8].chunk(2)[rank])
+        rows, epoch = following(order[8:].chunk(2)[rank], 0)
+        assert epoch == 1
+        assert torch.equal(rows, infocl.crop_probe.epoch_order(12, 3, 1)[:4].chunk(2)[rank])
 
 
 @pytest.mark.parametrize("stop", [1, 5])

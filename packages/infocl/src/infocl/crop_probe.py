@@ -126,12 +126,13 @@ def batch_rows(images: int, batch_size: int, seed: int, epoch: int, position: in
     return epoch_order(images, seed, epoch)[position * batch_size :][:batch_size]
 
 
-def following_of(images: int, batch_size: int, seed: int, epochs: int) -> Following:
+def following_of(images: int, batch_size: int, seed: int, epochs: int, rank: int = 0, processes: int = 1) -> Following:
     """For `PhotographViews`: (rows, epoch) -> what comes after them in training, or None at the end.
 
     Args:
         images: how many there are.
         batch_size, seed, epochs: of the training.
+        rank, processes: of the process that asks, whose share of every batch it is.
     """
     steps = images // batch_size
 
@@ -139,6 +140,8 @@ def following_of(images: int, batch_size: int, seed: int, epochs: int) -> Follow
         order = epoch_order(images, seed, epoch)
         position = int((order == rows[0]).nonzero()[0, 0]) // batch_size + 1
         epoch, position = (epoch, position) if position < steps else (epoch + 1, 0)
-        return None if epoch == epochs else (batch_rows(images, batch_size, seed, epoch, position), epoch)
+        if epoch == epochs:
+            return None
+        return batch_rows(images, batch_size, seed, epoch, position).chunk(processes)[rank], epoch
 
     return following

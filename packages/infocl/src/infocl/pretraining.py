@@ -97,8 +97,18 @@ def make_method(config: PretrainingConfig) -> Method:
     return METHODS[config.method](encoder, encoder.dim, **arguments)
 
 
-def make_source(config: PretrainingConfig, root: Path | None, *, seed: int, device: torch.device) -> Source:
-    """The images with their augmentation; arrays are held on the device, photographs decoded on the way."""
+def make_source(
+    config: PretrainingConfig, root: Path | None, *, seed: int, device: torch.device, rank: int = 0
+) -> Source:
+    """The images with their augmentation; arrays are held on the device, photographs decoded on the way.
+
+    Args:
+        config: of the run.
+        root: where datasets lie; None for the default.
+        seed: of the augmentation.
+        device: where views are made.
+        rank: of the process, where there are several.
+    """
     supervised = config.method == "supervised"
     split = "unlabeled" if config.data == "STL-10" and not supervised else "train"
     images = images_of(load(DATASETS[config.data].passport, root), split, DATASETS[config.data].classes)
@@ -106,9 +116,9 @@ def make_source(config: PretrainingConfig, root: Path | None, *, seed: int, devi
     mean, std = STATISTICS["ImageNet" if config.data == "ImageNet" else "CIFAR10"]
     count = 1 if supervised else 2
     if not isinstance(images, ArrayImages):
-        following = None
-        if config.processes == 1:
-            following = following_of(len(images), config.training.batch_size, seed, config.training.epochs)
+        following = following_of(
+            len(images), config.training.batch_size, seed, config.training.epochs, rank, config.processes
+        )
         return PhotographViews(
             images, augmentation, seed=seed, count=count, labels=supervised, mean=mean, std=std, device=device,
             following=following,
@@ -142,7 +152,8 @@ def _train(
             tensors = {name: value.detach().cpu().contiguous() for name, value in trained.encoder.state_dict().items()}
             write_atomic(folder / f"encoder-{epoch}.safetensors", safetensors.torch.save(tensors))
 
-    source = make_source(config, root, seed=seed, device=device)
+    rank = accelerator.process_index if accelerator else 0
+    source = make_source(config, root, seed=seed, device=device, rank=rank)
     train(model, source, config.training, folder, seed=seed, device=device, on_epoch=keep, accelerator=accelerator)
 
 
