@@ -7,6 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import FeaturePyramidNetwork
 
 from lmim import SwinClassifier, VitClassifier
 from lmim.config import MimConfig
@@ -148,6 +151,34 @@ def test_a_segmenter_learns(config):
     assert model(x).shape == (2, 3, 64, 64)
     without = [name for name, value in model.named_parameters() if value.grad is None]
     assert not without
+
+
+@pytest.mark.parametrize("config", [VIT, SWIN], ids=["vit", "swin"])
+def test_detectors_of_torchvision_take_the_maps(config):
+    """A step of Mask R-CNN on a feature pyramid over our maps reaches the first block."""
+    torch.manual_seed(0)
+
+    class Pyramid(torch.nn.Module):
+        out_channels = 8
+
+        def __init__(self):
+            super().__init__()
+            self.features = make_features(config, 64, 0.0)
+            self.levels = FeaturePyramidNetwork(list(self.features.channels), 8)
+
+        def forward(self, x):
+            return self.levels({str(level): each for level, each in enumerate(self.features(x))})
+
+    anchors = AnchorGenerator(((8,), (16,), (32,), (64,)), ((1.0,),) * 4)
+    backbone = Pyramid()
+    model = MaskRCNN(backbone, 2, min_size=64, max_size=64, rpn_anchor_generator=anchors)
+    boxes, masks = torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.zeros(1, 64, 64, dtype=torch.uint8)
+    masks[:, 8:40, 8:40] = 1
+    target = {"boxes": boxes, "labels": torch.tensor([1]), "masks": masks}
+    losses = model([torch.rand(3, 64, 64)], [target])
+    sum(losses.values()).backward()
+    first = backbone.features.get_submodule("blocks.0" if config is VIT else "layers.0.blocks.0")
+    assert float(first.attn.qkv.weight.grad.abs().max()) > 0
 
 
 def test_heads_have_their_sizes():

@@ -1,6 +1,8 @@
 """Local multi-scale masked image modelling for ViT and Swin (CVPR 2023)."""
 
 from lmim.classifiers import SwinClassifier, VitClassifier
+from lmim.conversion import load_released
+from lmim.exports import export
 from lmim.swin import SparseSwin
 from lmim.swin_mim import SwinLocalMim
 from lmim.targets import hog_targets, pixel_targets
@@ -14,7 +16,9 @@ __all__ = [
     "SwinClassifier",
     "SwinLocalMim",
     "VitClassifier",
+    "export",
     "hog_targets",
+    "load_released",
     "pixel_targets",
     "wrap",
 ]

@@ -47,7 +47,8 @@ def fine_tuning_transform(size: int, config: FineTuningConfig) -> Transform:
     no_jitter: Any = None
     transform: Any = create_transform(
         size, is_training=True, color_jitter=no_jitter, auto_augment=config.rand_augment or None,
-        interpolation="bicubic", scale=config.crop_scale, re_prob=config.erasing, re_mode="pixel", re_count=1, mean=MEAN, std=STD,
+        interpolation="bicubic", scale=config.crop_scale, re_prob=config.erasing, re_mode="pixel", re_count=1,
+        mean=MEAN, std=STD,
     )  # fmt: skip
     return transform
 
