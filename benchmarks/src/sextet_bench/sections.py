@@ -32,7 +32,8 @@ def section(result: TableResult) -> Section:
     if table.numbers and result.profile_name in table.numbers.profiles:
         numbers = table.numbers
         margin = f"Margin ±{numbers.margin:g} {table.unit}: {numbers.margin_reason}."
-        notes.insert(0, f"Reference numbers ({numbers.kind}): {numbers.source}. {margin}")
+        seen = "" if numbers.verified else ", not verified in their source"
+        notes.insert(0, f"Reference numbers ({numbers.kind}{seen}): {numbers.source}. {margin}")
     if records:
         newest = max(record.finished for record in records)
         commits = sorted({record.commit[:10] + ("+" if record.dirty else "") for record in records})

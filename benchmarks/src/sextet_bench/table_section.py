@@ -106,11 +106,11 @@ def _number(item: CellResult, result: TableResult, scale: Scale | None, comparab
         return Slot(_provenance(item, result, f"{only:.2f}") + f"{referred} {word}", only)
     low, high = found.interval()
     text = f"{found.mean:.2f} ± {half_width(found):.2f}"
-    near = comparable and reference is not None and shown.numbers is not None
-    band = (reference - shown.numbers.margin, reference + shown.numbers.margin) if near else None
+    margin = shown.numbers.margin if comparable and shown.numbers else 0.0
+    marked = () if reference is None or not comparable else (reference,)
     drawing = interval_svg(
         low, found.mean, high, scale, word=item.verdict.word, label=f"{text} {shown.unit}: {item.verdict.word}",
-        ticks_at=(reference,) if near else (), band=band, width=_WIDTH,
+        ticks_at=marked, band=(marked[0] - margin, marked[0] + margin) if marked else None, width=_WIDTH,
     )  # fmt: skip
     number = f"{found.mean:.2f} <small>± {half_width(found):.2f}</small>"
     return Slot(_provenance(item, result, number, drawing) + f"{referred} {word}", found.mean)

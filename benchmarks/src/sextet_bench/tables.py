@@ -354,12 +354,12 @@ def _check_figure(table: Table, figure: Figure) -> None:
     if not isinstance(figure.id, str) or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", figure.id):
         raise TableError(f"{place}: an id is small letters, digits, dots and dashes, since it names a file")
     x = figure.x if isinstance(figure.x, tuple) else ()
-    numeric = all(type(value) in (int, float) for value in x)
-    if len(x) < 2 or not (numeric or all(isinstance(value, str) for value in x)):
+    numbers = [float(value) for value in x if type(value) in (int, float)]
+    if len(x) < 2 or not (len(numbers) == len(x) or all(isinstance(value, str) for value in x)):
         raise TableError(f"{place}.x: expected two or more numbers, or two or more words, got {figure.x!r}")
-    if numeric and any(not low < high for low, high in pairwise(x)):
+    if any(not low < high for low, high in pairwise(numbers)):
         raise TableError(f"{place}.x: expected increasing numbers, got {list(x)}")
-    if figure.log_x and not (numeric and x[0] > 0):
+    if figure.log_x and not (numbers and numbers[0] > 0):
         raise TableError(f"{place}.log_x: expected positive numbers as x, got {list(x)}")
     if not figure.series:
         raise TableError(f"{place}.series: expected at least one")
