@@ -94,7 +94,7 @@ def merge_and_unload(model: Model) -> Model:
 def _check_plain(host: LoraHost) -> None:
     """Refuse weights that an update cannot be added to; subclasses of tensors hold quantised ones."""
     weight = getattr(host.base, "weight", None)
-    if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
+    if not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
         raise ValueError(
             f"merge: {host.prefix} has no plain floating-point weight but {type(host.base).__name__} with "
             f"{type(weight).__name__}; merge into the backbone as it was before it was quantised"
