@@ -11,7 +11,7 @@ FAIRSEQ := .venv-fairseq
 FAIRSEQ_PYTHON ?= 3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-fairseq coverage lint types format standalone reproduce reproduce-vtab report bench check check-quick plan clean
+.PHONY: help setup test test-slow test-fairseq coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench check check-quick plan clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -29,6 +29,9 @@ reproduce: $(READY) ## all tables; PROFILE=laptop|overnight|gpu|paper, WORKERS=n
 
 reproduce-%: $(READY) ## one paper (reproduce-fslstm) or one table (reproduce-fslstm-glyphs)
 	$(SEXTET) run $* --profile $(PROFILE) --workers $(WORKERS)
+
+reproduce-cdfsl: $(READY) ## the main tables of cdfsl-ata with PROFILE=paper; at laptop size their stand-in, all its tables
+	$(SEXTET) run $(if $(filter paper,$(PROFILE)),cdfsl-1shot cdfsl-5shot,cdfsl-ata) --profile $(PROFILE) --workers $(WORKERS)
 
 reproduce-vtab: $(READY) ## VTAB-1K with PROFILE=paper; at laptop size its stand-in, all tables of bi-adapter
 	$(SEXTET) run $(if $(filter laptop,$(PROFILE)),bi-adapter,vtab) --profile $(PROFILE) --workers $(WORKERS)
@@ -73,6 +76,9 @@ bench: $(READY) ## speed side by side with other formulations, one thread (about
 	$(BIN)/python -m benchmarks.speed.nat_crf --out runs/speed/nat_crf.json
 	$(BIN)/python -m benchmarks.speed.nat_crf_translation --out runs/speed/nat_crf_translation.json
 	$(BIN)/python -m benchmarks.speed.bi_adapter --out runs/speed/bi_adapter.json
+	$(BIN)/python -m benchmarks.speed.cdfsl_ata --out runs/speed/cdfsl_ata.json
+	$(BIN)/python -m benchmarks.speed.infocl --out runs/speed/infocl.json
+	$(BIN)/python -m benchmarks.speed.lmim --out runs/speed/lmim.json
 
 check: $(READY) ## whether what was measured here still says what was published
 	$(SEXTET) check
