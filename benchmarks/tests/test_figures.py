@@ -110,7 +110,7 @@ def test_nothing_is_drawn_before_anything_was_measured(toy):
 
 def test_pictures_are_named_by_paper_table_and_figure(result):
     drawn = {str(path): picture for path, picture in pictures([result, result])}
-    names = ("toy-claims", "toy-main-spread", "toy-main-spread-laptop", "cost")
+    names = ("toy-claims", "toy-main-spread", "toy-main-spread-laptop", "toy-cost")
     assert set(drawn) == {"claims.png", *(f"figures/{name}.png" for name in names)}
     assert all(picture.startswith(b"\x89PNG") for picture in drawn.values())
 

@@ -53,14 +53,14 @@ def published_results(house: House) -> list[TableResult]:
 
 
 def pictures(results: Sequence[TableResult], speeds: Sequence[Speed] = ()) -> Iterator[tuple[Path, bytes]]:
-    """Pictures with their names below docs: claims, of all papers and of each; cost; speed; every table's figures."""
+    """Pictures with their names below docs: claims, of all and of each paper; its costs; speed; figures."""
     by_paper: dict[str, list[TableResult]] = {}
     for result in results:
         by_paper.setdefault(result.table.paper, []).append(result)
     drawn_first = {
         "claims.png": claims_picture(results),
         **{f"figures/{paper}-claims.png": claims_picture(found) for paper, found in by_paper.items()},
-        "figures/cost.png": charts_picture(cost_charts(results)),
+        **{f"figures/{paper}-cost.png": charts_picture(cost_charts(found)) for paper, found in by_paper.items()},
         "figures/speed.png": speed_picture(speeds),
     }
     yield from ((Path(name), picture) for name, picture in drawn_first.items() if picture is not None)
