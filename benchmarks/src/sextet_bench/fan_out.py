@@ -67,7 +67,7 @@ def bring_home(house: House, record: Record | None) -> None:
 def resources(task: Task) -> dict[str, float]:
     """What Ray sets aside for a run."""
     profile = task.table.profile(task.profile_name)
-    wanted = {"num_cpus": profile.cpus, "num_gpus": profile.gpus}
+    wanted: dict[str, float] = {"num_cpus": profile.cpus, "num_gpus": profile.gpus}
     return wanted | ({"memory": int(profile.memory_gb * 2**30)} if profile.memory_gb else {})
 
 
