@@ -33,7 +33,7 @@ def run(folder, task, processes):
         for rank in range(processes)
     ]
     for process in ranks:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors.decode()
 
 

@@ -20,10 +20,14 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(nn.Linear(48, width) for width in (4, 6, 8))
+        self.stages = nn.ModuleList(nn.Linear(before, width) for before, width in ((48, 12), (12, 10), (10, 8)))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [layer(x.flatten(1)).tanh() for layer in self.stages]
+        outputs, x = [], x.flatten(1)
+        for layer in self.stages:
+            x = layer(x).tanh()
+            outputs.append(x)
+        return outputs
 
 
 class Decoder(nn.Module):
