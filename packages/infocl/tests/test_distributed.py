@@ -24,6 +24,7 @@ def run(folder, task, processes):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    group["PYTHONPATH"] = str(SCRIPT.parents[1])
     ranks = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(folder), task],

@@ -7,31 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from infocl_testing.tiny_networks import Tiny, TinyDecoder, views
 
-from infocl import Decoder, MoCo, SimSiam, VicReg
+from infocl import MoCo, SimSiam, VicReg
 from infocl.further_methods import info_nce, vicreg
-from infocl.networks import DecoderPlan
 
 KINDS = {"moco": MoCo, "simsiam": SimSiam, "vicreg": VicReg}
-PLAN = DecoderPlan((4, 2, 2), ((3, 2),))
-
-
-class Tiny(nn.Module):
-    """Three stages of 4, 6 and 8 features of images [batch, 3, 4, 4]."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(48)
-        self.stages = nn.ModuleList(nn.Linear(48, width) for width in (4, 6, 8))
-
-    def forward(self, x):
-        x = self.norm(x.flatten(1))
-        return [layer(x).tanh() for layer in self.stages]
-
-
-def views(count=6):
-    return torch.randn(2, count, 3, 4, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
 
 
 def make(kind, **kwargs):
@@ -70,7 +51,7 @@ def test_simsiam_is_lightlys_negative_cosine():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("regulariser", ["none", "rc", "lbe"])
 def test_training_reduces_the_loss(kind, regulariser):
-    decoder = Decoder(8, PLAN) if regulariser == "rc" else None
+    decoder = TinyDecoder() if regulariser == "rc" else None
     model = make(kind, regulariser=regulariser, weight=0.1, decoder=decoder)
     optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=3e-3)
     losses = []

@@ -4,36 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from infocl_testing.tiny_networks import Tiny, TinyDecoder, views
 
 from infocl import BarlowTwins, Byol, Decoder, Encoder, LowerBoundRegularizer, SimClr, Supervised, target_momentum
-
-
-class Tiny(nn.Module):
-    """Three stages of 4, 6 and 8 features."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(3 * 16)
-        self.stages = nn.ModuleList(nn.Linear(48, width) for width in (4, 6, 8))
-
-    def forward(self, x):
-        x = self.norm(x.flatten(1))
-        return [layer(x).tanh() for layer in self.stages]
-
-
-class TinyDecoder(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(8, 48)
-
-    def forward(self, h):
-        return self.fc(h).view(-1, 3, 4, 4)
-
-
-def views(count=6):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, count, 3, 4, 4, generator=generator).unbind(0)
 
 
 def make(kind, **kwargs):

@@ -13,6 +13,7 @@ from torch import nn
 
 from infocl import Augmentation, LowerBoundRegularizer, SimClr, TrainingConfig, Views, train
 from infocl.distributed import gather
+from infocl_testing.tiny_networks import TinyDecoder
 
 
 class Encoder(nn.Module):
@@ -30,19 +31,10 @@ class Encoder(nn.Module):
         return outputs
 
 
-class Decoder(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(8, 48)
-
-    def forward(self, h: torch.Tensor) -> torch.Tensor:
-        return self.fc(h).view(-1, 3, 4, 4)
-
-
 def train_share(folder: Path, regulariser: str, accelerator: Accelerator | None) -> None:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (24, 4, 4, 3), dtype=torch.uint8)
-    decoder = Decoder() if regulariser == "rc" else None
+    decoder = TinyDecoder() if regulariser == "rc" else None
     model = SimClr(
         Encoder(), 8, regulariser, out=5, decoder=decoder, lower_bound=LowerBoundRegularizer(sigma=0.0, rho=0.5)
     )
