@@ -11,7 +11,7 @@ FAIRSEQ := .venv-fairseq
 FAIRSEQ_PYTHON ?= 3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-fairseq coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench check check-quick plan clean
+.PHONY: help setup test test-slow test-fairseq test-report docs coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench check check-quick plan clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -55,6 +55,13 @@ test-fairseq: | $(UV) ## the fairseq plug-in in real fairseq runs, in an environ
 	test -x $(FAIRSEQ)/bin/python || $(UV) venv --quiet --python $(FAIRSEQ_PYTHON) $(FAIRSEQ) || $(UV) venv --quiet $(FAIRSEQ)
 	$(UV) pip install --quiet --python $(FAIRSEQ)/bin/python ./shared "./packages/nat-crf[fairseq]" pytest
 	$(FAIRSEQ)/bin/python -m pytest -c /dev/null --rootdir packages/nat-crf packages/nat-crf/tests/fairseq_runs
+
+test-report: $(READY) ## the report in headless Chromium (needs chromium and chromedriver; else skipped)
+	$(UV) sync --quiet --inexact --group report
+	$(PYTEST) benchmarks/tests/test_report_browser.py
+
+docs: | $(UV) ## the documentation as a site, in runs/site
+	NO_MKDOCS_2_WARNING=1 $(UV) run --quiet --no-project --with-requirements docs/requirements.txt mkdocs build --quiet
 
 coverage: $(READY) ## the tests with branch coverage
 	$(PYTEST) -n 2 -m "not network and not gpu" --cov --cov-report=term
