@@ -38,6 +38,11 @@ def test_skipped_cells_are_not_there(tmp_path):
     assert [cell.id for cell in table.cells] == ["good/a", "bad/a", "bad/b"]
 
 
+def test_a_number_as_a_title_is_read_as_text(tmp_path):
+    table = read_table(write_table(tmp_path, TABLE.replace("title: A}", "title: 8}")))
+    assert [column.title for column in table.columns] == ["8"]
+
+
 def test_every_table_of_the_suite_is_whole():
     house = House.of_checkout()
     tables = [read_table(path) for path in find_tables(house.tables).values()]

@@ -381,6 +381,7 @@ def _build(kind: type, content: Any, place: str) -> Any:
             raise TableError(f"{place}: unknown key {key!r}{suggestion(str(key), list(fields))}")
     where = f"{place}.{values['id']}" if "id" in values else place
     try:
+        values |= {"title": str(values["title"])} if "title" in values else {}  # YAML takes a bare 8 for a number
         return kind(**{key: tuple(item) if isinstance(item, list) else item for key, item in values.items()})
     except TypeError as error:
         raise TableError(f"{where}: {str(error).replace(kind.__name__ + '.__init__()', 'it')}") from error
