@@ -51,7 +51,8 @@ class Extras:
 
 
 def html_page(sections: Sequence[Section], extras: Extras) -> str:
-    """The whole page."""
+    """The whole page: paper by paper, what was measured before what was not run."""
+    sections = sorted(sections, key=lambda part: (part.result.table.paper, not part.result.records))
     results = [part.result for part in sections]
     costs = "".join(map(chart_figure, cost_charts(results)))
     names = [anchor(part.result.table.id, part.result.profile_name) for part in sections]
