@@ -110,7 +110,7 @@ def report(
         print("\n".join(describe_stale(results)))
         return
     folder = out or house.runs / "report"
-    write_report(folder, results)
+    write_report(folder, results, house)
     print(f"report: {folder / 'report.html'} and {folder / 'report.md'}")
 
 
