@@ -1,6 +1,7 @@
 # Thin: every target is one line that calls a program. `make` lists them. Each does the set-up that it needs.
 PYTHON ?= python3
 PROFILE ?= laptop
+BUDGET_HOURS ?= $(if $(filter laptop,$(PROFILE)),5,2)
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))')
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 BIN := .venv/bin
@@ -24,8 +25,8 @@ $(READY): pyproject.toml shared/pyproject.toml benchmarks/pyproject.toml $(wildc
 
 setup: $(READY) ## everything installed in .venv (about 5 GB, a minute or two the first time)
 
-reproduce: $(READY) ## all tables; PROFILE=laptop|overnight|gpu|paper, WORKERS=n at a time (laptop: about 35 minutes on 2 cores)
-	$(SEXTET) run all --profile $(PROFILE) --workers $(WORKERS)
+reproduce: $(READY) ## all tables; PROFILE=laptop|overnight|gpu|paper, WORKERS=n at a time (laptop: some 95 minutes on 2 cores)
+	$(SEXTET) run all --profile $(PROFILE) --workers $(WORKERS) --budget-hours $(BUDGET_HOURS)
 
 reproduce-%: $(READY) ## one paper (reproduce-fslstm) or one table (reproduce-fslstm-glyphs)
 	$(SEXTET) run $* --profile $(PROFILE) --workers $(WORKERS)
