@@ -5,26 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from toy_checkout import TABLE, write_table
+from toy_checkout import change, numbers
 
 from sextet_bench.fan_out import bring_home, resources, run_on_ray
-from sextet_bench.record import read_records
 from sextet_bench.run import Outcome, plan_tasks, run_here
-from sextet_bench.tables import read_table
-
-
-def change(toy, profile=None, **cells):
-    content = yaml.safe_load(TABLE)
-    content["profiles"]["laptop"] |= profile or {}
-    for row in content["rows"]:
-        row["config"] |= cells.get(row["id"], {})
-    return read_table(write_table(toy.root, yaml.safe_dump(content)))
-
-
-def numbers(toy):
-    records = read_records(toy.records, "toy/main", "laptop")
-    return {(record.cell, record.seed): record.scores for record in records}
 
 
 def sequentially(toy, table):

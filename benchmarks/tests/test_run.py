@@ -8,27 +8,13 @@ import sys
 import time
 
 import pytest
-import yaml
-from toy_checkout import TABLE, write_table
+from toy_checkout import change, numbers, write_table
 
 from sextet_bench.record import read_records
 from sextet_bench.run import Reporter, attempt, plan_tasks, run_here
-from sextet_bench.tables import TableError, read_table
+from sextet_bench.tables import TableError
 
 SEXTET = [sys.executable, "-m", "sextet_bench.cli"]
-
-
-def change(toy, **cells):
-    """Rewrite the toy table with other configs by row, and read it."""
-    content = yaml.safe_load(TABLE)
-    for row in content["rows"]:
-        row["config"] |= cells.get(row["id"], {})
-    return read_table(write_table(toy.root, yaml.safe_dump(content)))
-
-
-def numbers(toy):
-    records = read_records(toy.records, "toy/main", "laptop")
-    return {(record.cell, record.seed): record.scores for record in records}
 
 
 def test_worked_example(toy):

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sextet_bench.house import House
+from sextet_bench.record import read_records
+from sextet_bench.tables import Table, read_table
 
 RECIPE = """
 import os, time
@@ -74,6 +82,21 @@ rows:
 claims:
   - {id: better, text: good over bad, left: good/a, right: bad/a, by: 1.0, says: it is better, gate: true}
 """
+
+
+def change(toy: House, profile: Mapping[str, Any] | None = None, **cells: Mapping[str, Any]) -> Table:
+    """Rewrite the toy table with other settings of its profile and other configs by row, and read it."""
+    content = yaml.safe_load(TABLE)
+    content["profiles"]["laptop"] |= profile or {}
+    for row in content["rows"]:
+        row["config"] |= cells.get(row["id"], {})
+    return read_table(write_table(toy.root, yaml.safe_dump(content)))
+
+
+def numbers(toy: House) -> dict[tuple[str, int], tuple[float, ...]]:
+    """(cell, seed) -> scores of the records measured there."""
+    records = read_records(toy.records, "toy/main", "laptop")
+    return {(record.cell, record.seed): record.scores for record in records}
 
 
 def write_table(root: Path, text: str, name: str = "toy/main") -> Path:

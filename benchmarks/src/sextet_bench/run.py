@@ -69,17 +69,20 @@ def plan_tasks(
     if not cells:
         table.cell(only[0])
     identities, _ = cell_identities(table, profile, house.data_root)
-    records = {folder: read_records(folder, table.id, profile_name) for folder in (house.records, house.published)}
-    current = {
-        folder: {(r.cell, r.seed) for r in found if r.cell in identities and not identities[r.cell].changes_since(r)}
-        for folder, found in records.items()
-    }
+
+    def current_and_stale(folder: Path) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
+        found = read_records(folder, table.id, profile_name)
+        current = {(r.cell, r.seed) for r in found if r.cell in identities and not identities[r.cell].changes_since(r)}
+        return current, {(r.cell, r.seed) for r in found} - current
+
     tasks = [Task(table, profile_name, cell.id, seed) for cell in cells for seed in profile.seeds]
-    done = [task for task in tasks if (task.cell_id, task.seed) in current[house.records]]
+    current, stale = current_and_stale(house.records)
+    done = [task for task in tasks if (task.cell_id, task.seed) in current]
     to_do = [task for task in tasks if task not in done]
     if stale_only:
-        stale = {(r.cell, r.seed) for found in records.values() for r in found}.difference(*current.values())
-        to_do = [task for task in to_do if (task.cell_id, task.seed) in stale]
+        current_there, stale_there = current_and_stale(house.published)
+        wanted = (stale | stale_there) - current_there
+        to_do = [task for task in to_do if (task.cell_id, task.seed) in wanted]
     return to_do, done
 
 
