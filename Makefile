@@ -47,7 +47,7 @@ data-%: $(READY) ## fetch one dataset (data-glyphs, data-mnist, ...); `sextet da
 	$(SEXTET) data fetch $*
 
 test: $(READY) ## the tests (under 5 minutes on 2 cores)
-	$(PYTEST) -n 2 -m "not slow and not network and not gpu"
+	$(PYTEST) -n 2 -m "not slow and not network and not gpu" --hypothesis-profile=ci
 
 test-slow: $(READY) ## the slow tests and those that download (about 10 minutes)
 	$(PYTEST) -m "slow or network or gpu"

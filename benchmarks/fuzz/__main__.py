@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from benchmarks.fuzz import package_targets, sextet_targets
 from benchmarks.fuzz.engine import run
-from benchmarks.fuzz.targets import TARGETS
+
+TARGETS = (*sextet_targets.TARGETS, *package_targets.TARGETS)
 
 
 def main(

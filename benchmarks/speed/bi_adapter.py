@@ -259,10 +259,8 @@ def measure(arguments: Arguments) -> Iterator[Result]:
 
 def main(arguments: Arguments) -> None:
     """Measure, print the table, write it."""
-    torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    surroundings = timing.environment(clock=arguments.clock)
-    print("  ".join(f"{name}: {value}" for name, value in surroundings.items()))
+    surroundings = timing.begin(threads=arguments.threads, clock=arguments.clock)
     print("ours / theirs; median paired ratio with 95% interval, above 1 where ours is faster")
     rows = []
     for result in measure(arguments):

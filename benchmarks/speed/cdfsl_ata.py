@@ -291,9 +291,7 @@ def line(result: Result) -> str:
 
 def main(arguments: Arguments) -> None:
     """Measure, print the table, write it."""
-    torch.set_num_threads(arguments.threads)
-    surroundings = timing.environment(clock=arguments.clock)
-    print("  ".join(f"{name}: {value}" for name, value in surroundings.items()))
+    surroundings = timing.begin(threads=arguments.threads, clock=arguments.clock)
     results = []
     for setting in (*SETTINGS, *(PAPER_SETTINGS if arguments.paper_size else ())):
         for result in time_augmentation(setting, arguments):
@@ -302,10 +300,8 @@ def main(arguments: Arguments) -> None:
     for result in stacking(arguments):
         results.append(result)
         print(line(result), flush=True)
-    if arguments.out is not None:
-        rows = [record(result) for result in results]
-        content = {"arguments": {**asdict(arguments), "out": str(arguments.out)}, "environment": surroundings}
-        timing.write_json(arguments.out, {**content, "results": rows})
+    rows = [record(result) for result in results]
+    timing.write_results(arguments.out, asdict(arguments), surroundings, rows)
 
 
 if __name__ == "__main__":

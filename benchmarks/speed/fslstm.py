@@ -107,9 +107,7 @@ class Result:
         """Whether the target is met, by the median, and whether the whole interval is on that side."""
         if self.target is None or self.ratio is None:
             return ""
-        met = self.ratio.median >= self.target
-        sure = self.ratio.low >= self.target if met else self.ratio.high < self.target
-        return f"{'met' if met else 'NOT MET'} (>= {self.target:g}x){'' if sure else ', not sure'}"
+        return timing.judge(self.ratio, self.target)
 
 
 TRAINING = Setting(8, 15, 6, 5760)
@@ -257,9 +255,7 @@ def print_errors(errors: dict[str, dict[str, float]]) -> None:
 
 def main(arguments: Arguments) -> None:
     """Measure, print the table, write it."""
-    torch.set_num_threads(arguments.threads)
-    surroundings = timing.environment(clock=arguments.clock)
-    print("  ".join(f"{name}: {value}" for name, value in surroundings.items()))
+    surroundings = timing.begin(threads=arguments.threads, clock=arguments.clock)
     print("float32; ours / theirs: milliseconds a call, median paired ratio with 95% interval, peak memory")
     results = []
     for result in comparisons(arguments):

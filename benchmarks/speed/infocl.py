@@ -90,9 +90,7 @@ class Result:
         """Whether the target is met, by the median, and whether the whole interval is on that side."""
         if self.target is None or self.ratio is None:
             return ""
-        met = self.ratio.median >= self.target
-        sure = self.ratio.low >= self.target if met else self.ratio.high < self.target
-        return f"{'met' if met else 'NOT MET'} (>= {self.target:g}x){'' if sure else ', not sure'}"
+        return timing.judge(self.ratio, self.target)
 
 
 def with_gradients(function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> timing.Run:
@@ -226,20 +224,16 @@ def line(result: Result) -> str:
 
 def main(arguments: Arguments) -> None:
     """Measure, print the table, write it."""
-    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    surroundings = timing.environment(clock=arguments.clock)
-    print("  ".join(f"{name}: {value}" for name, value in surroundings.items()))
+    surroundings = timing.begin(threads=arguments.threads, clock=arguments.clock)
     print("float32; ours / theirs: milliseconds a call, median paired ratio with 95% interval, peak memory")
     results = []
     for comparisons in (terms(arguments), steps()):
         for comparison in comparisons:
             results.append(compare(comparison, arguments))
             print(line(results[-1]), flush=True)
-    if arguments.out is not None:
-        rows = [{**asdict(result), "verdict": result.verdict} for result in results]
-        content = {"arguments": {**asdict(arguments), "out": str(arguments.out)}, "environment": surroundings}
-        timing.write_json(arguments.out, {**content, "results": rows})
+    rows = [{**asdict(result), "verdict": result.verdict} for result in results]
+    timing.write_results(arguments.out, asdict(arguments), surroundings, rows)
 
 
 if __name__ == "__main__":

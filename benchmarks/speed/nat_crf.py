@@ -79,9 +79,7 @@ class Result:
         """Whether the targets are met: that of time by the median, saying so where the interval reaches across it."""
         found = []
         if self.target is not None and self.ratio is not None:
-            met = self.ratio.median >= self.target
-            sure = self.ratio.low >= self.target if met else self.ratio.high < self.target
-            found.append(f"{'met' if met else 'NOT MET'} (>= {self.target:g}x){'' if sure else ', not sure'}")
+            found.append(timing.judge(self.ratio, self.target))
         if self.memory_target is not None and self.ours_mib is not None and self.theirs_mib is not None:
             met = self.ours_mib <= self.memory_target * self.theirs_mib
             found.append(f"memory {'met' if met else 'NOT MET'} (<= {self.memory_target:g}x)")
@@ -312,19 +310,15 @@ def line(result: Result) -> str:
 
 def main(arguments: Arguments) -> None:
     """Measure, print the table, write it."""
-    torch.set_num_threads(arguments.threads)
-    surroundings = timing.environment(clock=arguments.clock)
-    print("  ".join(f"{name}: {value}" for name, value in surroundings.items()))
+    surroundings = timing.begin(threads=arguments.threads, clock=arguments.clock)
     print("float32; ours / theirs: milliseconds a call, median paired ratio with 95% interval, peak memory")
     results = []
     for section in SECTIONS:
         for result in section(arguments):
             results.append(result)
             print(line(result), flush=True)
-    if arguments.out is not None:
-        rows = [{**asdict(result), "verdict": result.verdict} for result in results]
-        content = {"arguments": {**asdict(arguments), "out": str(arguments.out)}, "environment": surroundings}
-        timing.write_json(arguments.out, {**content, "results": rows})
+    rows = [{**asdict(result), "verdict": result.verdict} for result in results]
+    timing.write_results(arguments.out, asdict(arguments), surroundings, rows)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 import tyro
 
 from nat_crf.corpus_decoding import BatchTranslator, translate_all
@@ -146,10 +145,8 @@ def runner(
 
 def main(arguments: Arguments) -> None:
     """Measure, print the table, write it."""
-    torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    surroundings = timing.environment(clock=arguments.clock)
-    print("  ".join(f"{name}: {value}" for name, value in surroundings.items()))
+    surroundings = timing.begin(threads=arguments.threads, clock=arguments.clock)
     print("milliseconds a sentence and BLEU, ours / the teacher's with beam 4; median paired ratio with 95% interval")
     rows = []
     for result in measure(arguments):

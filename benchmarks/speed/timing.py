@@ -106,6 +106,13 @@ def median_ratio(ratios: Sequence[float], *, level: float = 0.95, seed: int = 0)
     return Ratio(float(np.median(values)), float(low), float(high))
 
 
+def judge(ratio: Ratio, target: float) -> str:
+    """Whether the least ratio asked for is met, by the median, and whether the whole interval is on that side."""
+    met = ratio.median >= target
+    sure = ratio.low >= target if met else ratio.high < target
+    return f"{'met' if met else 'NOT MET'} (>= {target:.3g}x){'' if sure else ', not sure'}"
+
+
 def peak_memory(function: Run, device: torch.device = CPU) -> int:
     """Most bytes that torch had allocated at once on `device` during one call, beyond what was there before.
 
@@ -160,6 +167,30 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def begin(*, threads: int, clock: Clock) -> dict[str, Any]:
+    """Fix torch's threads; print and return the environment."""
+    torch.set_num_threads(threads)
+    surroundings = environment(clock=clock)
+    print("  ".join(f"{name}: {value}" for name, value in surroundings.items()))
+    return surroundings
+
+
+def write_results(
+    path: Path | None, arguments: Mapping[str, Any], surroundings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write a record of a benchmark to `path`; nothing where it is None.
+
+    Args:
+        path: where to.
+        arguments: of the benchmark; paths are written as text.
+        surroundings: of `begin`.
+        rows: one a line of its table.
+    """
+    if path is not None:
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
+        write_json(path, {"arguments": plain, "environment": surroundings, "results": rows})
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

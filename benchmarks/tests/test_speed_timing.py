@@ -138,3 +138,39 @@ def test_bad_input():
     for ratios in ([], [1.0, -1.0], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="ratios: expected positive finite numbers"):
             timing.median_ratio(ratios)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "target", "words"),
+    [
+        ((1.9, 2.0, 2.1), 1.5, "met (>= 1.5x)"),
+        ((1.4, 2.0, 2.1), 1.5, "met (>= 1.5x), not sure"),
+        ((1.1, 1.2, 1.3), 1.5, "NOT MET (>= 1.5x)"),
+        ((1.1, 1.2, 1.6), 1.5, "NOT MET (>= 1.5x), not sure"),
+        ((1.5, 1.5, 1.5), 1.5, "met (>= 1.5x)"),
+        ((1.0, 1.1, 1.2), 1 / 0.9, "NOT MET (>= 1.11x), not sure"),
+    ],
+)
+def test_a_target_is_judged_by_the_median_and_its_interval(ratio, target, words):
+    low, median, high = ratio
+    assert timing.judge(timing.Ratio(median, low, high), target) == words
+
+
+def test_results_are_written_with_paths_as_text(tmp_path):
+    timing.write_results(None, {"out": None}, {}, [])
+    path = tmp_path / "new" / "a.json"
+    timing.write_results(path, {"out": path, "pairs": 10}, {"torch": "2"}, [{"name": "a"}])
+    assert json.loads(path.read_text()) == {
+        "arguments": {"out": str(path), "pairs": 10}, "environment": {"torch": "2"}, "results": [{"name": "a"}],
+    }  # fmt: skip
+    assert list(tmp_path.iterdir()) == [path.parent]
+
+
+def test_beginning_fixes_the_threads_and_says_where_it_runs(capsys):
+    before = torch.get_num_threads()
+    try:
+        surroundings = timing.begin(threads=1, clock="cpu")
+        assert (torch.get_num_threads(), surroundings["threads"], surroundings["clock"]) == (1, 1, "cpu")
+        assert "threads: 1" in capsys.readouterr().out
+    finally:
+        torch.set_num_threads(before)
