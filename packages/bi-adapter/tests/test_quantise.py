@@ -91,7 +91,7 @@ def test_sums_of_the_gradient(seed, bits):
 @example(141, 3.0, 0.0, 8)
 def test_equivariance_and_the_number_of_values(seed, scale, shift, bits):
     weight = matrix(5, 8, seed) * 10
-    # The epsilon beside the deviation is not scaled with it: where it moves a weight across a threshold, nothing is said
+    # The epsilon beside the deviation does not scale with it; a weight that it moves across a threshold says nothing
     thresholds = codebook("converged", bits).thresholds.double()
     centred, std = weight - weight.mean(), weight.std()
     one, other = (level_index(centred / (std + epsilon), thresholds) for epsilon in (1e-5, 1e-5 / scale))
