@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -170,3 +171,20 @@ def test_the_command_line_is_as_documented():
     }  # fmt: skip
     assert options("plan") == {"--help", "--profile", "--only", "--on", "--measure", "--device"}
     assert options("check") == {"--help", "--quick", "--no-quick", "--device"}
+
+
+@pytest.mark.parametrize("program", ["sextet_bench", "lmim", "infocl", "cdfsl_ata", "fslstm", "nat_crf"])
+def test_help_comes_without_the_heavy_libraries(program):
+    code = f"""
+import sys
+sys.argv = ["x", "--help"]
+from {program}.cli import main
+try:
+    main()
+finally:
+    loaded = {{"torch", "torchvision", "timm", "ray", "matplotlib"}} & set(sys.modules)
+    print("loaded:", sorted(loaded), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "loaded: []" in done.stderr

@@ -7,8 +7,6 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import time
 import warnings
 
@@ -19,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sextet import checkpoint
+from sextet import checkpoint, files
 from sextet.checkpoint import CheckpointError
 
 
@@ -270,18 +268,6 @@ def test_a_failed_write_leaves_the_old_state(tmp_path, monkeypatch):
     assert checkpoint.load_latest(tmp_path) == (1, {"x": 1})
 
 
-def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for owner in (dead.pid, os.getppid(), os.getpid()):
-        (tmp_path / f".tmp-{owner}-x").mkdir()
-    (tmp_path / f".tmp-{dead.pid}-x-file.json").touch()
-    for odd in (".tmp-", ".tmp-x-y", ".tmp-\u00b2-x", f".tmp-{10**30}-x"):
-        (tmp_path / odd).mkdir()
-    checkpoint.remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f".tmp-{os.getppid()}-x"]
-
-
 SAVER = """
 from sextet import checkpoint
 step = 0 if found is None else found[0]
@@ -308,7 +294,7 @@ def test_killed_at_any_moment_there_is_a_whole_checkpoint(tmp_path, fork):
             assert torch.equal(found[1]["x"], torch.full((200_000,), found[0]))
         assert before is None or found[0] >= before[0]
     assert found is not None
-    checkpoint.remove_leftovers(tmp_path)
+    files.remove_leftovers(tmp_path)
     assert all(folder.name.startswith("step-") for folder in tmp_path.iterdir())
 
 
@@ -375,15 +361,3 @@ def test_hostile_weights_are_refused_and_not_executed(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
             checkpoint.load_foreign(tmp_path / name)
     assert not (tmp_path / "attacked").exists()
-
-
-def test_an_atomic_write_replaces_or_leaves(tmp_path, monkeypatch):
-    path = tmp_path / "new/file.txt"
-    checkpoint.write_atomic(path, b"one")
-    checkpoint.write_atomic(path, b"two")
-    assert path.read_bytes() == b"two"
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
-    with pytest.raises(OSError, match="no"):
-        checkpoint.write_atomic(path, b"three")
-    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
-    assert path.read_bytes() == b"two"

@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sextet import checkpoint, cli
 from sextet.data import DataError, DataMissing
+from sextet.errors import Interrupted, NonFiniteLoss
 from sextet.recipe import Recipe, Scores
-from sextet.training import Interrupted, NonFiniteLoss
 
 
 def greet(name: str = "you") -> None:
@@ -99,6 +100,40 @@ def test_a_recipe_is_a_command(tmp_path, capsys):
     words = ("add", "--offset", "2", "--seed", "3", "--folder", str(tmp_path))
     assert cli.main({"add": cli.recipe_command(recipe), "count": count}, prog="toy", description="", args=words) == 0
     assert json.loads(capsys.readouterr().out) == {"sum": {"mean": 2.0, "standard_error": 3.0, "n": 2}}
+
+
+def test_a_deferred_command_is_imported_when_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    (tmp_path / "late_module.py").write_text("""
+from sextet.recipe import Recipe, Scores
+from test_cli_config import Config
+RECIPE = Recipe(config=Config, run=lambda c, _: {"m": Scores((c.offset,))}, data=lambda _: (), describe="Adds.")
+def shout(word: str = "hey") -> None:
+    print(word.upper())
+""")
+    (tmp_path / "test_cli_config.py").write_text("""
+from dataclasses import dataclass
+@dataclass(frozen=True)
+class Config:
+    "Config."
+    offset: float = 0.0
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    commands = {
+        "add": cli.Deferred("late_module:RECIPE", "Adds numbers."), "shout": cli.Deferred("late_module:shout", "Loud."),
+        "count": count,
+    }  # fmt: skip
+    main = partial(cli.main, commands, prog="toy", description="")
+    with pytest.raises(SystemExit, match="0"):
+        main(args=["--help"])
+    shown = capsys.readouterr().out
+    assert "Adds numbers." in shown
+    assert "Loud." in shown
+    assert main(args=["count"]) == cli.CHECK_FAILED
+    assert "late_module" not in sys.modules
+    assert main(args=["shout", "--word", "ho"]) == 0
+    assert "HO" in capsys.readouterr().out
+    assert main(args=["add", "--offset", "2", "--folder", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["m"]["mean"] == 2.0
 
 
 PROGRAM = """

@@ -215,7 +215,7 @@ def test_a_changed_file_changes_its_hash_alone(package):
 
 def test_the_closure_reaches_the_shared_package():
     closure = module_closure("sextet.recipe")
-    assert {"sextet.recipe", "sextet.checkpoint"} <= set(closure)
+    assert {"sextet.recipe", "sextet.files"} <= set(closure)
     assert "sextet.episodes" not in closure
 
 

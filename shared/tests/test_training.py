@@ -13,7 +13,8 @@ import torch
 
 from sextet import checkpoint, training
 from sextet.checkpoint import CheckpointError
-from sextet.training import ConfigMismatch, Interrupted, NonFiniteLoss, SignalGuard, Training, read_log
+from sextet.errors import Interrupted, NonFiniteLoss
+from sextet.training import ConfigMismatch, SignalGuard, Training, read_log
 
 SCRIPT = """
 import sys, time

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sextet.training import Interrupted, SignalGuard
+from sextet.errors import Interrupted
+from sextet.training import SignalGuard
 from sextet_bench.house import House
 from sextet_bench.record import Record, write_record
 from sextet_bench.run import Outcome, Task, attempt

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 from sextet_bench.cost import cost_charts
 from sextet_bench.dataset_pages import dataset_pages
 from sextet_bench.figures import figure_charts

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 from sextet.recipe import Scores, fingerprint
 
 SCHEMA = 1

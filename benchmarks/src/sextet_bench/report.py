@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 from sextet_bench.cost import cost_charts
 from sextet_bench.curves import stage_charts, table_charts
 from sextet_bench.house import House

@@ -13,8 +13,9 @@ from typing import Literal
 
 from sextet.cuda import Usage
 from sextet.data import DataMissing
+from sextet.errors import Interrupted
 from sextet.recipe import Metrics, RunContext, suggestion
-from sextet.training import Interrupted, SignalGuard
+from sextet.training import SignalGuard
 from sextet_bench.house import House, cell_identities, find_recipe
 from sextet_bench.record import Record, make_record, read_records, write_record
 from sextet_bench.tables import Table

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from cdfsl_ata_testing.official_folders import write_eurosat
 
 from cdfsl_ata import cli
-from cdfsl_ata.datasets import DOMAINS, decode
+from cdfsl_ata.datasets import DOMAINS, decode, passport
 from sextet.data import recorded_hash
 
 
@@ -69,7 +70,7 @@ def test_adopting_leaves_the_users_files_alone(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("SEXTET_DATA", str(tmp_path / "data"))
     folder = write_eurosat(tmp_path / "raw", 1)
     before = decode(folder / "2750", DOMAINS["eurosat"], 6)
-    monkeypatch.setattr("cdfsl_ata.cli.passport", lambda domain, **_: small(domain))
+    monkeypatch.setattr("cdfsl_ata.datasets.passport", lambda domain, **_: small(domain))
     assert run(monkeypatch, "adopt", "--domain", "eurosat", "--folder", str(folder)) == 0
     after = decode(folder / "2750", DOMAINS["eurosat"], 6)
     assert all(np.array_equal(before[name], after[name]) for name in before)
@@ -78,8 +79,4 @@ def test_adopting_leaves_the_users_files_alone(monkeypatch, tmp_path) -> None:
 
 def small(domain):
     """Its passport for six pixels and any number of images."""
-    from dataclasses import replace
-
-    from cdfsl_ata.datasets import passport
-
     return replace(passport(domain, side=6), counts={})

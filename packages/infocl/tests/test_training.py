@@ -9,7 +9,8 @@ from torch import nn
 from infocl import SimClr, Supervised
 from infocl.augmentation import Augmentation, Views
 from infocl.training import TrainingConfig, check_sizes, epoch_order, learning_rate, regulariser_weight, train
-from sextet.training import NonFiniteLoss, read_log
+from sextet.errors import NonFiniteLoss
+from sextet.training import read_log
 
 CPU = torch.device("cpu")
 

@@ -4,34 +4,68 @@
 permission, no network), 128 + n stopped by signal n.
 """
 
+import importlib
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from sextet.errors import Interrupted, NonFiniteLoss
 from sextet.recipe import Recipe, RunContext
 
 CHECK_FAILED, BAD_INPUT, DATA_MISSING, SYSTEM_REFUSED = 1, 2, 3, 4
 
 
+@dataclass(frozen=True)
+class Deferred:
+    """A command whose module is imported when it is the one asked for, so that the program's own help comes at once.
+
+    Attributes:
+        where: `module:name` of a function or of a `Recipe`.
+        help: one line for the program's help; the command's own comes from its docstring.
+    """
+
+    where: str
+    help: str
+
+    def load(self) -> Callable[..., Any]:
+        """The command itself."""
+        module, _, name = self.where.partition(":")
+        found = getattr(importlib.import_module(module), name)
+        return recipe_command(found) if isinstance(found, Recipe) else found
+
+    def placeholder(self) -> Callable[[], None]:
+        """What stands for it while another command is asked for."""
+
+        def command() -> None:
+            raise AssertionError("a placeholder is never called")
+
+        command.__doc__ = self.help
+        return command
+
+
 def main(
-    commands: Mapping[str, Callable[..., Any]], *, prog: str, description: str, args: Sequence[str] | None = None
+    commands: Mapping[str, Callable[..., Any] | Deferred],
+    *,
+    prog: str,
+    description: str,
+    args: Sequence[str] | None = None,
 ) -> int:
     """Run one of `commands` by the words of the command line; its integer result, if any, is the exit code.
 
     Errors that a person can mend (ValueError, OSError, NonFiniteLoss) are printed without a traceback; with
     SEXTET_TRACEBACK=1 it is shown.
     """
-    from sextet.data import DataMissing
-    from sextet.training import Interrupted, NonFiniteLoss
-
+    words = sys.argv[1:] if args is None else args
     try:
-        result = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=prog, description=description, args=args)
+        ready = {name: _resolve(command, asked=[name] == list(words[:1])) for name, command in commands.items()}
+        result = tyro.extras.subcommand_cli_from_dict(ready, prog=prog, description=description, args=words)
         return result if type(result) is int else 0
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,11 +74,19 @@ def main(
         if os.environ.get("SEXTET_TRACEBACK"):
             raise
         print(f"{prog}: {error}", file=sys.stderr)
+        from sextet.data import DataMissing
+
         codes = {NonFiniteLoss: CHECK_FAILED, DataMissing: DATA_MISSING, OSError: SYSTEM_REFUSED}
         return next((code for kind, code in codes.items() if isinstance(error, kind)), BAD_INPUT)
     except Interrupted as stop:
         print(f"{prog}: {stop}", file=sys.stderr)
         return 128 + stop.signum
+
+
+def _resolve(command: Callable[..., Any] | Deferred, *, asked: bool) -> Callable[..., Any]:
+    if not isinstance(command, Deferred):
+        return command
+    return command.load() if asked else command.placeholder()
 
 
 def recipe_command(recipe: Recipe) -> Callable[..., None]:

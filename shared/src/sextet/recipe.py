@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sextet.checkpoint import remove_leftovers, write_atomic
+from sextet.files import remove_leftovers, write_atomic
 
 if TYPE_CHECKING:
     from sextet.data import Passport

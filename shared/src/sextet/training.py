@@ -28,27 +28,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from sextet import checkpoint, cuda
+from sextet import checkpoint, cuda, files
+from sextet.errors import Interrupted, NonFiniteLoss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from rich.progress import Progress
-
-
-class Interrupted(SystemExit):
-    """SIGTERM or SIGINT arrived; the step was finished and saved. Leaves with the shell's code, 128 + signal."""
-
-    def __init__(self, signum: int, where: Path) -> None:
-        super().__init__(128 + signum)
-        self.signum = signum
-        self.where = where
-
-    def __str__(self) -> str:
-        return f"{signal.Signals(self.signum).name}: state saved in {self.where}; the same command continues from there"
-
-
-class NonFiniteLoss(ArithmeticError):
-    """A logged value became NaN or infinite, or the state NaN; the last checkpoint from before is untouched."""
 
 
 class ConfigMismatch(ValueError):
@@ -293,7 +278,7 @@ def check_config(directory: Path, config: Mapping[str, Any]) -> None:
     path = directory / "config.json"
     content = json.loads(json.dumps(config, default=str))
     if not path.exists():
-        checkpoint.write_atomic(path, json.dumps(content, indent=1).encode())
+        files.write_atomic(path, json.dumps(content, indent=1).encode())
         return
     try:
         before = json.loads(path.read_text())
@@ -314,7 +299,7 @@ def truncate_log(path: Path, step: int) -> None:
     """Drop log lines of steps that will be done again (and a last line that was cut off)."""
     if path.exists():
         kept = [json.dumps(entry) + "\n" for entry in read_log(path.parent) if entry["step"] < step]
-        checkpoint.write_atomic(path, "".join(kept).encode())
+        files.write_atomic(path, "".join(kept).encode())
 
 
 def find_nan(state: Any, path: str = "") -> str:

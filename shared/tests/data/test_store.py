@@ -172,7 +172,14 @@ def damage_hash(folder):
     (folder / "passport.json").write_text(json.dumps(record | {"content_sha256": "0" * 64}))
 
 
-DAMAGES = [damage_cut, damage_missing, damage_pickle, damage_record, damage_names, damage_shape, damage_hash]
+def damage_header(folder):
+    header = b"{'descr': (\n"  # not even tokens of Python, which numpy answers with an error of the tokenizer
+    (folder / "labels.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+
+DAMAGES = [
+    damage_cut, damage_missing, damage_pickle, damage_record, damage_names, damage_shape, damage_hash, damage_header
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

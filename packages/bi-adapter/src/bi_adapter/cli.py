@@ -28,8 +28,9 @@ def show(folder: Path) -> None:
 
 def main() -> None:
     """Entry point."""
-    from bi_adapter.paper import PAPER
-    from bi_adapter.recipe import RECIPE
-
-    commands = {"show": show, "laptop": cli.recipe_command(RECIPE), "paper": cli.recipe_command(PAPER)}
+    commands = {
+        "show": show,
+        "laptop": cli.Deferred("bi_adapter.recipe:RECIPE", "The experiments at laptop size, on open images."),
+        "paper": cli.Deferred("bi_adapter.paper:PAPER", "The paper's experiments."),
+    }
     sys.exit(cli.main(commands, prog="bi-adapter", description="1-bit adapters for vision transformers."))

@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sextet.checkpoint import CheckpointError, load_foreign, write_atomic
+from sextet.checkpoint import CheckpointError, load_foreign
+from sextet.files import write_atomic
 
 _ALIAS = re.compile(r"((?:^|\.)(?:trunk\.\d+|layer\d+))\.trunk\.(\d+)\.")
 """Convolution blocks register their layers twice: `C` and `BN`, and as the first two of an inner `trunk`."""

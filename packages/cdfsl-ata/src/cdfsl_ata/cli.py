@@ -2,15 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
-from cdfsl_ata.datasets import DOMAINS, Unreadable, passport
-from cdfsl_ata.paper import PAPER
-from cdfsl_ata.recipe import RECIPE
 from sextet import cli
-from sextet.data import DataError, adopt, load
 
 
-def adopt_domain(domain: str, folder: Path, unreadable: Unreadable = "raise") -> None:
+def adopt_domain(domain: str, folder: Path, unreadable: Literal["raise", "skip"] = "raise") -> None:
     """Store a domain of the benchmark out of a folder or archive.
 
     Args:
@@ -18,6 +15,9 @@ def adopt_domain(domain: str, folder: Path, unreadable: Unreadable = "raise") ->
         folder: where its files lie, in any common layout.
         unreadable: what happens to images that cannot be read: raise at the first, or skip them.
     """
+    from cdfsl_ata.datasets import DOMAINS, passport
+    from sextet.data import DataError, adopt, load
+
     if domain not in DOMAINS:
         raise DataError(f"domain: expected one of {', '.join(DOMAINS)}, got {domain!r}")
     chosen = passport(DOMAINS[domain], unreadable=unreadable)
@@ -30,8 +30,8 @@ def adopt_domain(domain: str, folder: Path, unreadable: Unreadable = "raise") ->
 def main() -> None:
     """Entry point."""
     commands = {
-        "laptop": cli.recipe_command(RECIPE),
-        "paper": cli.recipe_command(PAPER),
+        "laptop": cli.Deferred("cdfsl_ata.recipe:RECIPE", "The experiments at laptop size, on open images."),
+        "paper": cli.Deferred("cdfsl_ata.paper:PAPER", "The paper's experiments."),
         "adopt": adopt_domain,
     }
     sys.exit(cli.main(commands, prog="cdfsl-ata", description="Cross-domain few-shot learning with ATA."))

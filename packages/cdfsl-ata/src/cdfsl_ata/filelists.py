@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from cdfsl_ata.splits import SPLITS
-from sextet.checkpoint import write_atomic
 from sextet.data import DataError, DataMissing
 from sextet.data.photographs import PhotographList, is_inside, list_class_folders
+from sextet.files import write_atomic
 
 
 def filelists_in(folder: Path) -> dict[str, PhotographList]:

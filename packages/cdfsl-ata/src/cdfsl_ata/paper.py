@@ -27,8 +27,9 @@ from cdfsl_ata.photographs import StoredPhotographs
 from cdfsl_ata.samplers import make_sampler
 from cdfsl_ata.training import meta_train, pretrain
 from cdfsl_ata.tuned_evaluation import episodic_score, linear_score, tuned_accuracies
-from sextet.checkpoint import CheckpointError, write_atomic
+from sextet.checkpoint import CheckpointError
 from sextet.cuda import autocast, select_device
+from sextet.files import write_atomic
 from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
 from sextet.training import read_log
 

@@ -2,12 +2,13 @@
 
 import sys
 
-from fslstm.paper import PAPER
-from fslstm.recipe import RECIPE
 from sextet import cli
 
 
 def main() -> None:
     """Entry point."""
-    commands = {"glyphs": cli.recipe_command(RECIPE), "paper": cli.recipe_command(PAPER)}
+    commands = {
+        "glyphs": cli.Deferred("fslstm.recipe:RECIPE", "The experiments at laptop size, on open images."),
+        "paper": cli.Deferred("fslstm.paper:PAPER", "The paper's experiments."),
+    }
     sys.exit(cli.main(commands, prog="fslstm", description="Few-shot learning with an LS-SVM base learner."))

@@ -45,9 +45,10 @@ def export(
 
 def main() -> None:
     """Entry point."""
-    from infocl.paper import PAPER
-    from infocl.recipe import RECIPE
-
-    commands = {"laptop": cli.recipe_command(RECIPE), "paper": cli.recipe_command(PAPER), "export": export}
+    commands = {
+        "laptop": cli.Deferred("infocl.recipe:RECIPE", "The experiments at laptop size, on open images."),
+        "paper": cli.Deferred("infocl.paper:PAPER", "The paper's experiments."),
+        "export": export,
+    }
     description = "Contrastive learning beyond the minimal sufficient representation."
     sys.exit(cli.main(commands, prog="infocl", description=description))

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sextet.checkpoint import write_atomic
 from sextet.data import DataError, DataMissing
+from sextet.files import write_atomic
 
 PICKLE_PROTOCOL = 4
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from infocl.networks import Encoder
 from infocl.preprocessing import statistics_of
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 
 def torchvision_state(encoder: Encoder) -> dict[str, Tensor]:

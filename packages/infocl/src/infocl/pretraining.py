@@ -26,11 +26,13 @@ from infocl.preprocessing import STATISTICS
 from infocl.regularisers import LowerBoundRegularizer
 from infocl.stored_images import ArrayImages, images_of
 from infocl.training import Source, TrainingConfig, train
-from sextet.checkpoint import load_foreign, write_atomic
+from sextet.checkpoint import load_foreign
 from sextet.cuda import select_device
 from sextet.data import load
+from sextet.errors import Interrupted
+from sextet.files import write_atomic
 from sextet.recipe import configure, plain
-from sextet.training import Interrupted, SignalGuard
+from sextet.training import SignalGuard
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -17,10 +17,10 @@ from infocl.preprocessing import statistics_of
 from infocl.pretraining import SIDES, PretrainingConfig, load_encoder
 from infocl.probes import converged_probe, reference_probe
 from infocl.stored_images import images_of
-from sextet.checkpoint import write_atomic
 from sextet.cuda import select_device
 from sextet.data import load, recorded_hash
 from sextet.data.photographs import PhotographList
+from sextet.files import write_atomic
 from sextet.recipe import RunContext
 
 Labelled = tuple[Tensor, Tensor]

@@ -1,26 +1,7 @@
 """Local multi-scale masked image modelling for ViT and Swin (CVPR 2023)."""
 
-from lmim.classifiers import SwinClassifier, VitClassifier
-from lmim.conversion import load_released
-from lmim.exports import export
-from lmim.swin import SparseSwin
-from lmim.swin_mim import SwinLocalMim
-from lmim.targets import hog_targets, pixel_targets
-from lmim.vit import LocalMim, Reconstruction
-from lmim.wrapping import wrap
+import lazy_loader
 
-__all__ = [
-    "LocalMim",
-    "Reconstruction",
-    "SparseSwin",
-    "SwinClassifier",
-    "SwinLocalMim",
-    "VitClassifier",
-    "export",
-    "hog_targets",
-    "load_released",
-    "pixel_targets",
-    "wrap",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"

@@ -54,12 +54,11 @@ def shards(folder: Path, split: Literal["train", "val"] = "train", megabytes: in
 
 def main() -> None:
     """Entry point."""
-    from lmim.paper import PAPER
-    from lmim.recipe import RECIPE
-    from lmim.segmentation_recipe import RECIPE as SEGMENTATION
-
     commands = {
-        "laptop": cli.recipe_command(RECIPE), "paper": cli.recipe_command(PAPER),
-        "segmentation": cli.recipe_command(SEGMENTATION), "convert": convert, "shards": shards,
-    }  # fmt: skip
+        "laptop": cli.Deferred("lmim.recipe:RECIPE", "The experiments at laptop size, on open images."),
+        "paper": cli.Deferred("lmim.paper:PAPER", "The paper's experiments on ImageNet."),
+        "segmentation": cli.Deferred("lmim.segmentation_recipe:RECIPE", "The paper's segmentation on ADE20K."),
+        "convert": convert,
+        "shards": shards,
+    }
     sys.exit(cli.main(commands, prog="lmim", description="Local multi-scale masked image modelling."))

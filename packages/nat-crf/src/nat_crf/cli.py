@@ -7,11 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import tyro
-
-from nat_crf.paper import PaperConfig
 from sextet import cli
 
 if TYPE_CHECKING:
@@ -117,41 +114,13 @@ def batched(lines: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
         yield waiting
 
 
-def build(
-    into: Path,
-    folder: Path,
-    config: Annotated[PaperConfig, tyro.conf.arg(name="")],
-    seed: int = 0,
-    device: str = "auto",
-) -> None:
-    """Train a translator and write it as a folder for `nat-crf translate`.
-
-    Args:
-        into: folder of the translator.
-        folder: where the stages keep their state; the same folder continues them.
-        config: data, model and recipe.
-        seed: of the model.
-        device: where to compute.
-    """
-    from nat_crf.paper import build_translator
-    from sextet.recipe import RunContext
-
-    context = RunContext(directory=folder, stages=folder / "stages", seed=seed, device=device)
-    build_translator(config, context).save(into)
-    print(f"{into}: translate with `nat-crf translate --model {into}`")
-
-
 def main() -> None:
     """Entry point."""
-    from nat_crf.multimodality import RECIPE as MULTIMODALITY
-    from nat_crf.paper import PAPER
-    from nat_crf.recipe import RECIPE as CATALOGUES
-
     commands = {
         "translate": translate,
-        "build": build,
-        "catalogues": cli.recipe_command(CATALOGUES),
-        "paper": cli.recipe_command(PAPER),
-        "multimodality": cli.recipe_command(MULTIMODALITY),
+        "build": cli.Deferred("nat_crf.building:build", "Train a translator for `nat-crf translate`."),
+        "catalogues": cli.Deferred("nat_crf.recipe:RECIPE", "The experiments at laptop size, on message catalogues."),
+        "paper": cli.Deferred("nat_crf.paper:PAPER", "The paper's experiments."),
+        "multimodality": cli.Deferred("nat_crf.multimodality:RECIPE", "Sentences with several right translations."),
     }
     sys.exit(cli.main(commands, prog="nat-crf", description="Non-autoregressive translation with a CRF."))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from nat_crf.sequences import BOS, EOS, PAD, UNK, Words
 from nat_crf.vocabulary import Vocabulary
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 CONTINUES = "@@"  # subword-nmt's mark of a subword that does not end its word
 

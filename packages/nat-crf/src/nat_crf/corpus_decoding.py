@@ -123,7 +123,7 @@ def distil(
         ValueError: a shard in the folder does not hold what it should.
         Interrupted: after a signal, the present shard being saved.
     """
-    from sextet.training import Interrupted
+    from sextet.errors import Interrupted
 
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(lengths), shard)

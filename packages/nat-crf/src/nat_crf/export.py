@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nat_crf.models import Nat
 from nat_crf.sequences import UNK
 from nat_crf.transformer import Encoded
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 FORMAT = 1
 INPUTS = {

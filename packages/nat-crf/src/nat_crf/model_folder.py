@@ -14,7 +14,7 @@ import torch
 from nat_crf.autoregressive import Teacher
 from nat_crf.config import NatConfig, TransformerConfig
 from nat_crf.models import Nat
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 FORMAT = 1
 _KINDS: dict[str, tuple[type[Nat | Teacher], type[TransformerConfig]]] = {

@@ -25,8 +25,8 @@ from nat_crf.sequences import Words, remove_repeats
 from nat_crf.significance import ratio_values, sentence_values
 from nat_crf.training import OptimisationConfig
 from nat_crf.word_corpus import WordCorpusConfig, build_corpus
-from sextet.checkpoint import write_atomic
 from sextet.data import Passport, load
+from sextet.files import write_atomic
 from sextet.recipe import Metrics, Recipe, RunContext, Scores
 
 PASSPORTS = {passport.name: passport for passport in (CATALOGUES, CATALOGUES_LARGE)}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nat_crf.sequences import Words
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 
 class Sentences(Sequence[Words]):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nat_crf.sequences import UNK, Words
 from nat_crf.word_corpus import SPECIAL
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 MAX_WORDS = 2_000_000
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from sextet.checkpoint import write_atomic
 from sextet.data.errors import DataError, DataMissing
+from sextet.files import write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -183,7 +183,7 @@ def _open(passport: Passport, folder: Path) -> tuple[dict[str, Any], Arrays]:
                 )
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # what numpy raises for a damaged header depends on the damage: SyntaxError, TokenError
         raise DataError(f"{folder} is not a whole dataset ({type(error).__name__}: {error})") from error
     return record, arrays
 
