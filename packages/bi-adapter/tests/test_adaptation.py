@@ -34,8 +34,9 @@ from bi_adapter.fewshot import FEW_SHOT, FEW_SHOT_PASSPORTS
 from bi_adapter.training import FineTuning
 from bi_adapter.vtab import PASSPORTS, TASKS
 from sextet.data import DataMissing, adopt
+from sextet.errors import Interrupted
 from sextet.recipe import RunContext
-from sextet.training import Interrupted, read_log
+from sextet.training import read_log
 
 CPU = torch.device("cpu")
 VIT = Architecture(image_size=16, patch_size=8, dim=12, depth=2, heads=2)

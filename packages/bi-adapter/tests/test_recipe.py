@@ -17,8 +17,8 @@ import bi_adapter.recipe
 from bi_adapter.noise import PTQ_STRENGTH
 from bi_adapter.recipe import METHODS, RECIPE, TARGETS, LaptopConfig, laptop_data, make_lab, make_model, run_laptop
 from sextet.data import FASHION_MNIST, MNIST
+from sextet.errors import Interrupted
 from sextet.recipe import RunContext
-from sextet.training import Interrupted
 
 TINY = {
     "dim": 2, "scales": [1.0, 10.0], "search_epochs": 1, "draws": 2, "test_images": 60,

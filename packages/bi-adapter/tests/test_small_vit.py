@@ -20,7 +20,8 @@ from bi_adapter.small_vit import (
     grey,
     pretrain,
 )
-from sextet.training import Interrupted, read_log
+from sextet.errors import Interrupted
+from sextet.training import read_log
 
 CPU = torch.device("cpu")
 SMALL = Architecture(28, 7, 1, 12, 3, 2)

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from lmim.config import FineTuningConfig
 from lmim.finetuning import Curve, fine_tune, layered_groups, mixer
 from lmim.schedule import vit_layer
-from sextet.training import Interrupted
+from sextet.errors import Interrupted
 
 CPU = torch.device("cpu")
 PLAIN = FineTuningConfig(

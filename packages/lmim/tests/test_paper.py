@@ -26,8 +26,9 @@ from lmim.paper import PAPER, PaperConfig, fine_tuning_job, load_pretrained, pre
 from lmim.processes import launch
 from lmim.segmentation_recipe import RECIPE as SEGMENTATION
 from sextet.data import adopt
+from sextet.errors import Interrupted
 from sextet.recipe import RunContext
-from sextet.training import Interrupted, read_log
+from sextet.training import read_log
 
 PRETRAINING = PretrainingConfig(epochs=2, warmup_epochs=1, batch=16, base_lr=2e-3)
 FINE_TUNING = FineTuningConfig(

@@ -12,7 +12,8 @@ import torch
 from lmim import LocalMim
 from lmim.config import PretrainingConfig
 from lmim.pretraining import ComputeMeter, TapLosses, counter_seed, pretrain, rate_of_step
-from sextet.training import Interrupted, read_log
+from sextet.errors import Interrupted
+from sextet.training import read_log
 
 CPU = torch.device("cpu")
 CONFIG = PretrainingConfig(epochs=3, warmup_epochs=1, batch=8, base_lr=0.03, lr_min=0.0, precision="fp32")

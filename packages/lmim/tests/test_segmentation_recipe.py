@@ -29,8 +29,9 @@ from lmim.segmentation_recipe import (
     segmenter_groups,
 )
 from sextet.data import DataError, DataMissing, adopt
+from sextet.errors import Interrupted
 from sextet.recipe import RunContext
-from sextet.training import Interrupted, read_log
+from sextet.training import read_log
 
 PRETRAINING = PretrainingConfig(epochs=1, warmup_epochs=0, batch=8)
 FINE_TUNING = FineTuningConfig(

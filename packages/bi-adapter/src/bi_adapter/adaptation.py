@@ -21,9 +21,9 @@ from bi_adapter.fewshot import FEW_SHOT, FEW_SHOT_PASSPORTS
 from bi_adapter.preprocessing import centre_crop, crop_and_flip, decoded_images, normalised
 from bi_adapter.training import Draw, FineTuning, TunedPart, fine_tune
 from bi_adapter.vtab import PASSPORTS, TASKS
-from sextet.checkpoint import write_atomic
 from sextet.cuda import select_device
 from sextet.data import Passport, load, recorded_hash
+from sextet.files import write_atomic
 from sextet.recipe import RunContext
 
 ADAPTERS = ("adaptformer", "lora")

@@ -30,7 +30,7 @@ from bi_adapter.serialise import (
     parse_header,
     parse_weights,
 )
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 Model = TypeVar("Model", bound=nn.Module)
 _LARGEST_HEADER = 1 << 24

@@ -24,7 +24,7 @@ from bi_adapter.installation import classifier_places, feature_width
 from bi_adapter.layers import Bottleneck, QuantLinear, StoredLinear
 from bi_adapter.registry import active_adapter, adapter_head, adapter_hosts, check_unmerged, find_info, register
 from bi_adapter.serialise import AdapterFileError
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 Model = TypeVar("Model", bound=nn.Module)
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"

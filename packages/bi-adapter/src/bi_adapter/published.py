@@ -30,7 +30,7 @@ from bi_adapter.registry import (
     find_info,
 )
 from bi_adapter.serialise import AdapterFileError, Shape, head_shape
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 Model = TypeVar("Model", bound=nn.Module)
 METHODS = ("adaptformer", "adaptformer-bihead", "lora", "lora-bihead")

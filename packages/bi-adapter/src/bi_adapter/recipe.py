@@ -25,9 +25,9 @@ from bi_adapter.noise import PTQ_STRENGTH, dequantise, mean_under_noise, tuned_m
 from bi_adapter.small_vit import AdaptedTail, ClassTokenTransformer, PretrainingConfig, first_block, grey, pretrain
 from bi_adapter.targets import Target, digits_target, rotation_target
 from bi_adapter.training import FineTuning, TunedPart, fine_tune
-from sextet.checkpoint import write_atomic
 from sextet.cuda import select_device
 from sextet.data import FASHION_MNIST, MNIST, Arrays, Passport, load, recorded_hash
+from sextet.files import write_atomic
 from sextet.recipe import Metrics, Recipe, RunContext, Scores
 
 METHODS = ("adaptformer", "full", "linear")

@@ -32,9 +32,9 @@ from bi_adapter.vtab_labels import (
     dsprites_location_labels,
     dsprites_orientation_labels,
 )
-from sextet.checkpoint import write_atomic
 from sextet.data import DataError, DataMissing
 from sextet.data.cifar import decode_cifar100
+from sextet.files import write_atomic
 
 
 @dataclass(frozen=True, eq=False)

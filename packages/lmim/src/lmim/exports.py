@@ -22,7 +22,7 @@ from lmim.conversion import encoder_state
 from lmim.swin import SparseSwin
 from lmim.swin_mim import SwinLocalMim
 from lmim.vit import LocalMim
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 Model = LocalMim | SwinLocalMim | VitClassifier | SwinClassifier
 Vit = LocalMim | VitClassifier

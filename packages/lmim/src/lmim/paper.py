@@ -46,9 +46,9 @@ from lmim.loading import (
 from lmim.pretraining import pretrain
 from lmim.processes import launch
 from lmim.schedule import is_decayed, is_decayed_in_fine_tuning, is_decayed_swin, swin_layer, vit_layer
-from sextet.checkpoint import write_atomic
 from sextet.cuda import Precision, autocast, select_device
 from sextet.data import Passport, load
+from sextet.files import write_atomic
 from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from lmim.pretraining import counter_seed, place, set_rate
 from lmim.processes import launch
 from lmim.schedule import is_decayed, layer_scale, vit_layer
 from lmim.segmentation import Confusion, SegmentationLoss, Segmenter, resized, sliding_logits
-from sextet.checkpoint import write_atomic
 from sextet.cuda import Precision, autocast, seed_everything, select_device
 from sextet.data import Passport, load
+from sextet.files import write_atomic
 from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
 from sextet.training import Training
 

@@ -12,7 +12,7 @@ import tarfile
 from pathlib import Path
 
 from lmim.image_index import ImageIndex
-from sextet.checkpoint import write_atomic
+from sextet.files import write_atomic
 
 SHARD_BYTES = 1 << 30
 
