@@ -114,6 +114,16 @@ def report(
     print(f"report: {folder / 'report.html'} and {folder / 'report.md'}")
 
 
+def tensorboard(out: Path | None = None) -> None:
+    """Write the logs of all runs that are here as TensorBoard's event files; again, those that have grown."""
+    from sextet_bench.tensorboard import write_events
+
+    house = House.of_checkout()
+    folder = out or house.runs / "tensorboard"
+    written = write_events(house.runs, folder)
+    print(f"{len(written)} logs written: tensorboard --logdir {folder}")
+
+
 def check(tables: Names = (), /, quick: bool = False, device: str = "auto") -> int:
     """Fail when a gating claim no longer holds or a number moved outside its published interval.
 
@@ -195,7 +205,7 @@ def data(
 
 def main() -> None:
     """Entry point."""
-    commands = {f.__name__: f for f in (plan, run, report, check, explain, accept, readme, data)}
+    commands = {f.__name__: f for f in (plan, run, report, tensorboard, check, explain, accept, readme, data)}
     sys.exit(cli.main(commands, prog="sextet", description="Reproduce the tables of six papers and judge the numbers."))
 
 
