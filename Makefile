@@ -12,7 +12,7 @@ FAIRSEQ := .venv-fairseq
 FAIRSEQ_PYTHON ?= 3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-fairseq test-report docs coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench check check-quick plan clean
+.PHONY: help setup test test-slow test-fairseq test-faults test-report fuzz docs coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench check check-quick plan clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -56,6 +56,12 @@ test-fairseq: | $(UV) ## the fairseq plug-in in real fairseq runs, in an environ
 	test -x $(FAIRSEQ)/bin/python || $(UV) venv --quiet --python $(FAIRSEQ_PYTHON) $(FAIRSEQ) || $(UV) venv --quiet $(FAIRSEQ)
 	$(UV) pip install --quiet --python $(FAIRSEQ)/bin/python ./shared "./packages/nat-crf[fairseq]" pytest
 	$(FAIRSEQ)/bin/python -m pytest -c /dev/null --rootdir packages/nat-crf packages/nat-crf/tests/fairseq_runs
+
+test-faults: $(READY) ## every trainer killed, stopped, starved and poisoned, in processes of its own (under 10 minutes)
+	$(PYTEST) -v benchmarks/faults
+
+fuzz: $(READY) ## every parser on damaged files for 30 s (about 16 minutes); FUZZ="--seconds 5 idx mat"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
 
 test-report: $(READY) ## the report in headless Chromium (needs chromium and chromedriver; else skipped)
 	$(UV) sync --quiet --inexact --group report

@@ -1,4 +1,5 @@
-"""Prove that every package stands alone: install its wheel, then its folder by plain pip; run its example each time.
+"""Prove that every package stands alone: two builds of it are the same to the byte, and it can be installed from its
+wheel and from its folder by plain pip; its example is run each time.
 
 Usage: python tools/standalone.py [--uv PATH] [PACKAGE ...]
 """
@@ -36,15 +37,31 @@ class Arguments:
     dist: Path = ROOT / "dist"
 
 
-def build_wheel(source: Path, uv: str, dist: Path) -> None:
-    """Build a wheel that asks for `sextet` by version, as one for a registry must, and not by the checkout's path."""
+def build(source: Path, uv: str, dist: Path) -> None:
+    """Build sdist and wheel that ask for `sextet` by version, as those for a registry must, not by the checkout's path.
+
+    They are built twice, in different folders.
+
+    Raises:
+        SystemExit: the two differ.
+    """
+    again = dist / "again"
+    _build_once(source, uv, dist)
+    _build_once(source, uv, again)
+    for path in again.glob("*-*"):
+        if path.read_bytes() != (dist / path.name).read_bytes():
+            raise SystemExit(f"{path.name}: two builds of the same source differ")
+    shutil.rmtree(again)
+
+
+def _build_once(source: Path, uv: str, out: Path) -> None:
     version = tomllib.loads((ROOT / "shared/pyproject.toml").read_text())["project"]["version"]
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / source.name
         shutil.copytree(source, copy, ignore=shutil.ignore_patterns("tests", "__pycache__", "*.egg-info"))
         metadata = (copy / "pyproject.toml").read_text()
         (copy / "pyproject.toml").write_text(re.sub(r'"sextet @ [^"]*"', f'"sextet=={version}"', metadata))
-        run(uv, "build", "--quiet", "--wheel", "--out-dir", str(dist), str(copy))
+        run(uv, "build", "--quiet", "--out-dir", str(out), str(copy))
 
 
 def examples(readme: Path) -> str:
@@ -98,7 +115,7 @@ def main(arguments: Arguments) -> None:
     uv = str(Path(shutil.which(arguments.uv) or arguments.uv).absolute())  # it is called from other folders
     shutil.rmtree(arguments.dist, ignore_errors=True)
     for source in (ROOT / "shared", *(ROOT / "packages" / name for name in PACKAGES)):
-        build_wheel(source, uv, arguments.dist)
+        build(source, uv, arguments.dist)
     with tempfile.TemporaryDirectory() as scratch:
         for name in arguments.packages:
             check_package(name, uv, arguments.dist, Path(scratch))
