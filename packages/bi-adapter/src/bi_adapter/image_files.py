@@ -66,7 +66,7 @@ def open_packed(packed: np.ndarray, offsets: np.ndarray, row: int) -> Image:
             return image.convert("RGB")
     except DataError:
         raise
-    except (OSError, SyntaxError, ValueError, Warning, pillow.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Warning, MemoryError, pillow.DecompressionBombError) as error:
         raise DataError(f"image {row} is not read ({type(error).__name__}: {error})") from error
 
 

@@ -203,7 +203,7 @@ def encoding(packed: np.ndarray, offsets: np.ndarray, sample: int = 100) -> str:
             with Image.open(io.BytesIO(packed[offsets[row] : offsets[row + 1]].tobytes())) as image:
                 tables = getattr(image, "quantization", None)
                 kinds["JPEG, quality 75" if tables == default else f"{image.format}, other"] += 1
-        except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError):
+        except (OSError, SyntaxError, ValueError, Warning, MemoryError, Image.DecompressionBombError):
             kinds["damaged"] += 1
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 

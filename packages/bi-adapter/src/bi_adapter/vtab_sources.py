@@ -121,7 +121,7 @@ def _write_split(folder: Path, split: str, pool: Pool, rows: np.ndarray, jpeg75:
                 image = opened.convert("RGB")
             name = f"images/{split}/{number:06d}.{'jpg' if jpeg75 else 'png'}"
             image.save(folder / name, "JPEG", quality=75) if jpeg75 else image.save(folder / name, "PNG")
-        except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, Warning, MemoryError, Image.DecompressionBombError) as error:
             raise DataError(f"{source if isinstance(source, Path) else row} is not read ({error})") from error
         lines.append(f"{name} {pool.labels[row]}")
     return lines

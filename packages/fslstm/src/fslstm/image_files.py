@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sextet.data import DataError, DataMissing, load_legacy_pickle
+from sextet.data.errors import naming_image
 
 MAX_PIXELS = 89_000_000
 """A file that declares more pixels is not opened; Pillow itself warns from about there on."""
@@ -105,16 +106,11 @@ def read_images(files: list[Path], side: int, *, resize: bool = True) -> np.ndar
 
     images = np.empty((len(files), side, side, 3), np.uint8)
     for row, file in enumerate(files):
-        try:
-            with Image.open(file, formats=["PNG", "JPEG"]) as image:
-                if image.width * image.height > MAX_PIXELS or (not resize and image.size != (side, side)):
-                    raise DataError(f"{file}: {image.width}x{image.height} pixels")
-                colour = image.convert("RGB")
-                images[row] = np.asarray(colour.resize((side, side), Image.Resampling.LANCZOS) if resize else colour)
-        except DataError:
-            raise
-        except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
-            raise DataError(f"{file} is not read ({type(error).__name__}: {error})") from error
+        with naming_image(file), Image.open(file, formats=["PNG", "JPEG"]) as image:
+            if image.width * image.height > MAX_PIXELS or (not resize and image.size != (side, side)):
+                raise DataError(f"{file}: {image.width}x{image.height} pixels")
+            colour = image.convert("RGB")
+            images[row] = np.asarray(colour.resize((side, side), Image.Resampling.LANCZOS) if resize else colour)
     return images
 
 

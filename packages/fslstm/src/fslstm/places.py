@@ -23,6 +23,7 @@ from fslstm.networks import IMAGENET, make_backbone
 from fslstm.selection import Selection
 from sextet.cuda import select_device
 from sextet.data import Arrays, DataError, DataMissing, Passport, load
+from sextet.data.errors import naming_image
 from sextet.recipe import RunContext
 from sextet.training import Training
 
@@ -229,16 +230,11 @@ def read_photograph(path: Path, shorter: int) -> Image:
     """
     from PIL import Image
 
-    try:
-        with Image.open(path, formats=["JPEG"]) as image:
-            scale = shorter / min(image.size)
-            size = [max(shorter, round(length * scale)) for length in image.size]
-            return image.convert("RGB").resize((size[0], size[1]), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} is not read ({type(error).__name__}: {error}); the index of Places365 needs the photographs where "
-            "they were: adopt their folder again if they moved"
-        ) from error
+    hint = "; the index of Places365 needs the photographs where they were: adopt their folder again if they moved"
+    with naming_image(path, hint), Image.open(path, formats=["JPEG"]) as image:
+        scale = shorter / min(image.size)
+        size = [max(shorter, round(length * scale)) for length in image.size]
+        return image.convert("RGB").resize((size[0], size[1]), Image.Resampling.BILINEAR)
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -98,7 +98,7 @@ class Scenes:
         try:
             with pillow.open(path, formats=["PNG"]) as annotation:
                 labels = np.array(annotation)
-        except (OSError, SyntaxError, ValueError, Warning, pillow.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, Warning, MemoryError, pillow.DecompressionBombError) as error:
             raise DataError(f"{path} is not read ({type(error).__name__}: {error})") from error
         if labels.dtype != np.uint8 or labels.shape != (image.height, image.width):
             raise DataError(f"{path}: expected 8 bits for {image.size} pixels, found {labels.dtype} {labels.shape}")

@@ -112,5 +112,5 @@ class ImageIndex:
                 return image.convert("RGB")
         except DataError:
             raise
-        except (OSError, SyntaxError, ValueError, Warning, pillow.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, Warning, MemoryError, pillow.DecompressionBombError) as error:
             raise DataError(f"{where} is not read ({type(error).__name__}: {error})") from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sextet.data.download import Url
-from sextet.data.errors import DataError, DataMissing
+from sextet.data.errors import DataError, DataMissing, naming_image
 from sextet.data.legacy_pickle import load_legacy_pickle
 from sextet.data.packages import NpmPackage
 from sextet.data.passport import Arrays, Passport
@@ -55,17 +55,16 @@ def read_cifar_sheet(path: Path) -> Part:
     """
     from PIL import Image
 
+    with naming_image(path), Image.open(path, formats=["PNG"]) as sheet:
+        if sheet.width != 1024 or sheet.mode != "RGB":
+            raise DataError(f"{path}: expected rows of 1024 RGB pixels, found {sheet.width} of {sheet.mode}")
+        images = np.asarray(sheet).reshape(-1, 32, 32, 3)
+    _, _, number = path.stem.partition("_batch_")
+    names = path.parent / f"{'train' if number else 'test'}_lables.json"
     try:
-        with Image.open(path, formats=["PNG"]) as sheet:
-            if sheet.width != 1024 or sheet.mode != "RGB":
-                raise DataError(f"{path}: expected rows of 1024 RGB pixels, found {sheet.width} of {sheet.mode}")
-            images = np.asarray(sheet).reshape(-1, 32, 32, 3)
-        _, _, number = path.stem.partition("_batch_")
-        all_labels = json.loads((path.parent / f"{'train' if number else 'test'}_lables.json").read_text("utf-8"))
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, RecursionError, Warning, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+        all_labels = json.loads(names.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{names} cannot be read ({type(error).__name__}: {error})") from error
     start = (int(number) - 1) * len(images) if number else 0
     return images, _labels(all_labels, len(images), path, start)
 

@@ -1,5 +1,7 @@
 """What can be wrong with data. Every error is a `ValueError` whose message says what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,3 +30,19 @@ class ChecksumMismatch(DataError):
 
     def __str__(self) -> str:
         return f"{self.what}: expected hash {self.expected}, found {self.found}; left unused at {self.kept}"
+
+
+@contextmanager
+def naming_image(where: object, hint: str = "") -> Iterator[None]:
+    """Around Pillow: whatever it raises for a damaged file leaves as a `DataError` that names the file.
+
+    MemoryError too, for a damaged length in a PNG file makes Pillow ask for that many bytes.
+    """
+    from PIL.Image import DecompressionBombError
+
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Warning, MemoryError, RecursionError, DecompressionBombError) as error:
+        raise DataError(f"{where} is not read ({type(error).__name__}: {error}){hint}") from error

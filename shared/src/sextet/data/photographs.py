@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from sextet.data.errors import DataError, DataMissing
+from sextet.data.errors import DataError, DataMissing, naming_image
 from sextet.files import write_atomic
 
 if TYPE_CHECKING:
@@ -121,15 +121,10 @@ def open_photograph(path: Path) -> Image:
     """
     from PIL import Image as pillow
 
-    try:
-        with pillow.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{path}: {image.width}x{image.height} pixels are too many")
-            return image.convert("RGB")
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, Warning, pillow.DecompressionBombError) as error:
-        raise DataError(f"{path} is not read ({type(error).__name__}: {error})") from error
+    with naming_image(path), pillow.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"{path}: {image.width}x{image.height} pixels are too many")
+        return image.convert("RGB")
 
 
 def fitted(image: Image, side: int, fit: Fit = "crop", resize: int | None = None, resample: str = "bilinear") -> Image:
