@@ -58,7 +58,8 @@ test-fairseq: | $(UV) ## the fairseq plug-in in real fairseq runs, in an environ
 	$(FAIRSEQ)/bin/python -m pytest -c /dev/null --rootdir packages/nat-crf packages/nat-crf/tests/fairseq_runs
 
 test-faults: $(READY) ## every trainer killed, stopped, starved and poisoned, in processes of its own (under 10 minutes)
-	$(PYTEST) -v benchmarks/faults
+	$(PYTEST) -v benchmarks/faults --junitxml=runs/faults.xml
+	$(BIN)/python tools/evidence.py faults runs/faults.xml
 
 fuzz: $(READY) ## every parser on damaged files for 30 s (about 16 minutes); FUZZ="--seconds 5 idx mat"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
@@ -71,7 +72,8 @@ docs: | $(UV) ## the documentation as a site, in runs/site
 	NO_MKDOCS_2_WARNING=1 $(UV) run --quiet --no-project --with-requirements docs/requirements.txt mkdocs build --quiet
 
 coverage: $(READY) ## the tests with branch coverage
-	$(PYTEST) -n 2 -m "not network and not gpu" --cov --cov-report=term
+	$(PYTEST) -n 2 -m "not network and not gpu" --cov --cov-report=term --cov-report=json:runs/coverage.json
+	$(BIN)/python tools/evidence.py coverage runs/coverage.json
 
 lint: $(READY) ## ruff, and whether the README's generated parts are current
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(SEXTET) readme --check

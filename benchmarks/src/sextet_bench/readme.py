@@ -1,4 +1,4 @@
-"""What is generated in the repository: the status table, the pictures in docs, the pages on datasets."""
+"""What is generated in the repository: the status table, pictures in docs, pages on datasets, speed and trust."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 from sextet.files import write_atomic
 from sextet_bench.cost import cost_charts
 from sextet_bench.dataset_pages import dataset_pages
+from sextet_bench.evidence import trust_page
 from sextet_bench.figures import figure_charts
 from sextet_bench.house import House
 from sextet_bench.pictures import chart_picture, charts_picture, claims_picture, speed_picture
 from sextet_bench.report import markdown_table
+from sextet_bench.speed_page import speed_page
 from sextet_bench.speed_report import Speed, read_speeds
 from sextet_bench.tables import select_tables
 from sextet_bench.verdict import TableResult
@@ -25,7 +27,10 @@ BLOCK = re.compile(r"(<!-- status:begin -->\n).*?(<!-- status:end -->)", re.DOTA
 def update_readme(house: House, *, write: bool = True) -> bool:
     """Whether a generated text differs from what records and passports say; with `write`, mend it and redraw all."""
     results, docs = published_results(house), house.root / "docs"
+    speeds = read_speeds(house.root / "benchmarks/speed/results")
     texts = {docs / path: text for path, text in dataset_pages(house).items()}
+    texts[docs / "speed.md"] = speed_page(speeds)
+    texts[docs / "trust.md"] = trust_page(house.root / "benchmarks/evidence")
     for path in (house.root / "README.md", docs / "index.md"):
         if path.exists():
             before = path.read_text(encoding="utf-8")
@@ -37,7 +42,7 @@ def update_readme(house: House, *, write: bool = True) -> bool:
             write_atomic(path, texts[path].encode())
         for path in left_over:
             path.unlink()
-        for name, picture in pictures(results, read_speeds(house.root / "benchmarks/speed/results")):
+        for name, picture in pictures(results, speeds):
             write_atomic(docs / name, picture)
     return bool(changed or left_over)
 

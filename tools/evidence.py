@@ -1,0 +1,70 @@
+"""Turn what `make coverage` and `make test-faults` wrote into figures for the page on trust.
+
+Usage: python tools/evidence.py coverage runs/coverage.json | faults runs/faults.xml
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from sextet_bench.evidence import Evidence, write_evidence
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def coverage(path: Path) -> Evidence:
+    """Lines and branches that the tests reach, by package, out of `coverage json`."""
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    for file, content in json.loads(path.read_text())["files"].items():
+        package = re.sub(r".*/src/([^/]+)/.*", r"\1", file)
+        sums[package].update({key: value for key, value in content["summary"].items() if isinstance(value, int)})
+    rows = tuple(
+        (package, n["num_statements"], _percent(n, "covered_lines", "num_statements"),
+         n["num_branches"], _percent(n, "covered_branches", "num_branches"))
+        for package, n in sorted(sums.items())
+    )  # fmt: skip
+    return Evidence(
+        title="Coverage", command="make coverage",
+        text="Lines and branches that the tests reach, the slow ones included, those for CUDA and the network left out.",
+        columns=("package", "lines", "% reached", "branches", "% reached"), rows=rows, date=_today(),
+    )  # fmt: skip
+
+
+def _percent(counts: Counter[str], part: str, whole: str) -> float:
+    return 100 * counts[part] / max(1, counts[whole])
+
+
+def faults(path: Path) -> Evidence:
+    """Outcomes of the fault tests by test function, out of pytest's JUnit file (ours: nothing foreign is parsed)."""
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        name = case.attrib["name"].partition("[")[0].removeprefix("test_").replace("_", " ")
+        kinds: list[Any] = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        outcomes[name][kinds[0] if kinds else "passed"] += 1
+    rows = tuple((name, n["passed"], n["failure"] + n["error"], n["skipped"]) for name, n in sorted(outcomes.items()))
+    return Evidence(
+        title="Faults", command="make test-faults",
+        text="Runs that were killed, stopped, starved of disk or fed with NaN, each in a process of its own.",
+        columns=("what is shown", "passed", "failed", "skipped"), rows=rows, date=_today(),
+    )  # fmt: skip
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def main(kind: tyro.conf.Positional[Literal["coverage", "faults"]], path: tyro.conf.Positional[Path], /) -> None:
+    """Write `benchmarks/evidence/<kind>.json`; `sextet readme` writes the page from it."""
+    write_evidence(ROOT / "benchmarks/evidence" / f"{kind}.json", {"coverage": coverage, "faults": faults}[kind](path))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
