@@ -58,8 +58,8 @@ def evidence(rows: list[tuple[str, int, int, int, int]], seconds: float, seed: i
         title="Hostile files",
         command=f"python -m benchmarks.fuzz --seconds {seconds:g} --seed {seed}",
         text=(
-            f"Every parser of foreign files on valid files that were damaged: {sum(row[1] for row in rows):,} executions. "
-            "A file is refused by a ValueError of ours, or read; anything else that leaves counts as escaped and fails "
+            "Every parser of foreign files on valid files that were damaged: "
+            f"{sum(row[1] for row in rows):,} executions. A file is refused by a ValueError of ours, or read; anything else that leaves counts as escaped and fails "
             "the run. Inputs that reach new lines of code are kept and damaged further (corpus)."
         ),
         columns=("parser", "executions", "refused", "corpus", "escaped"),

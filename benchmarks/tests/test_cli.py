@@ -173,7 +173,7 @@ def test_the_command_line_is_as_documented():
     assert options("check") == {"--help", "--quick", "--no-quick", "--device"}
 
 
-@pytest.mark.parametrize("program", ["sextet_bench", "lmim", "infocl", "cdfsl_ata", "fslstm", "nat_crf"])
+@pytest.mark.parametrize("program", ["sextet_bench", "bi_adapter", "lmim", "infocl", "cdfsl_ata", "fslstm", "nat_crf"])
 def test_help_comes_without_the_heavy_libraries(program):
     code = f"""
 import sys

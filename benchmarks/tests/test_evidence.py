@@ -43,8 +43,8 @@ def test_what_is_no_evidence_is_named(tmp_path, damage):
 def test_the_page_on_speed_names_what_misses_its_target(tmp_path):
     rows = [
         {
-            "name": name, "setting": "B 8", "ours_ms": 2.0, "theirs_ms": 2.0 * median, "target": 2.0, "verdict": verdict,
-            "ratio": {"median": median, "low": median - 0.1, "high": median + 0.1},
+            "name": name, "setting": "B 8", "ours_ms": 2.0, "theirs_ms": 2.0 * median, "target": 2.0,
+            "verdict": verdict, "ratio": {"median": median, "low": median - 0.1, "high": median + 0.1},
         }
         for name, median, verdict in (("a / b", 3.0, "met (>= 2x)"), ("c / d", 1.5, "NOT MET (>= 2x)"))
     ]  # fmt: skip

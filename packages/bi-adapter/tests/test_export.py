@@ -53,13 +53,13 @@ def test_onnx_runtime_gives_the_outputs(method: str, tmp_path) -> None:
         np.testing.assert_allclose(found, model(IMAGES).numpy(), rtol=1e-3, atol=1e-4)
 
 
-# Dynamo warns as it looks through caches and gradients
+# Dynamo warns as it looks through gradients
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("method", ["adaptformer", "lora"])
 def test_compiled_training_has_the_gradients_of_eager(method: str) -> None:
     model = tuned(method, frozen=False)
     gradients = []
-    for run in (model, torch.compile(model, backend="aot_eager")):
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         model.zero_grad()
         nn.functional.cross_entropy(run(IMAGES), torch.tensor([0, 3])).backward()
         gradients.append([value.grad.clone() for value in model.parameters() if value.grad is not None])

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from bi_adapter_testing.small import adapted, images, vit
+from torch import nn
 
 from bi_adapter import (
     AdapterFileError,
@@ -19,6 +20,7 @@ from bi_adapter import (
     active_adapter,
     adapter_infos,
     adapter_matrices,
+    add_adapter,
     bin_content,
     export_bin,
     freeze_adapter,
@@ -28,6 +30,7 @@ from bi_adapter import (
     save_pretrained,
     trainable_parameters,
 )
+from bi_adapter.fingerprint import backbone_fingerprint
 
 CASES = [
     BiAdapterConfig(dim=4),
@@ -284,3 +287,23 @@ def test_bad_yaml(text, tmp_path):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(AdapterFileError, match=r"expected the keys|expected"):
         read_config(path)
+
+
+def test_the_fingerprint_takes_no_more_work_with_more_adapters(monkeypatch):
+    looked_at = []
+    write = nn.Module._save_to_state_dict
+
+    def counted(self, *arguments, **named):
+        looked_at.append(self)
+        write(self, *arguments, **named)
+
+    monkeypatch.setattr(nn.Module, "_save_to_state_dict", counted)
+    model = vit()
+    counts, prints = [], []
+    for number in range(3):
+        add_adapter(model, f"task{number}", BiAdapterConfig(dim=4), num_classes=3)
+        looked_at.clear()
+        prints.append(backbone_fingerprint(model))
+        counts.append(len(looked_at))
+    assert counts[0] > 10
+    assert len(set(counts)) == len(set(prints)) == 1

@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from bi_adapter.codebook import codebook
+from bi_adapter.codebooks import codebook
 from bi_adapter.layers import QuantLinear
 from bi_adapter.packing import decode
 from bi_adapter.quantise import QUANTISERS, encode, fake_quantize, initial_step, level_index, nearest_index

@@ -21,6 +21,7 @@ from bi_adapter import (
     read_config,
     save_pretrained,
 )
+from bi_adapter.fingerprint import backbone_fingerprint
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 METHODS = ("adaptformer", "lora")
@@ -109,22 +110,51 @@ def test_an_adapter_of_the_float_backbone_serves_on_the_quantised_one(kind, meth
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_is_saved_and_loaded(kind, method, tmp_path):
-    """In the published format everywhere; a folder needs a backbone whose tensors can be read for its fingerprint."""
     quantise, tolerance = kind
     model = trained(quantise(plain()), method)
     export_bin(model, tmp_path / "a.bin")
     loaded = [load_bin(quantise(plain()), tmp_path / "a.bin", read_config(tmp_path / "a.yaml"))]
-    if quantise is not torchao_int8:
-        save_pretrained(model, tmp_path / "folder")
-        loaded.append(from_pretrained(quantise(plain()), tmp_path / "folder"))
-        with pytest.raises(AdapterFileError, match="belongs to"):
-            from_pretrained(plain(), tmp_path / "folder")
+    save_pretrained(model, tmp_path / "folder")
+    loaded.append(from_pretrained(quantise(plain()), tmp_path / "folder"))
+    with pytest.raises(AdapterFileError, match="belongs to"):
+        from_pretrained(plain(), tmp_path / "folder")
     for other in loaded:
         for name, matrix in adapter_matrices(other).items():
             torch.testing.assert_close(matrix.effective_weight(), adapter_matrices(model)[name].effective_weight())
         with torch.no_grad():
             # The library's own rounding differs between a first and a later pass
             torch.testing.assert_close(other(IMAGES), model(IMAGES), rtol=0, atol=tolerance)
+
+
+class Halves(torch.Tensor):
+    """A stand-in for a library's quantised tensor: two plain tensors behind one, of which nothing else can be asked."""
+
+    @staticmethod
+    def __new__(cls, low, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, low.shape, dtype=torch.float32)
+
+    def __init__(self, low, scale):
+        self.low, self.scale = low, scale
+
+    def __tensor_flatten__(self):
+        return ["low", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].low, args[0].scale)
+        raise NotImplementedError(f"{function} on a quantised tensor")
+
+
+def test_the_fingerprint_reads_what_a_quantised_tensor_stores():
+    def backbone(low, scale):
+        model = plain()
+        model.blocks[0].mlp.fc1.weight = nn.Parameter(Halves(low, scale), requires_grad=False)
+        return backbone_fingerprint(model)
+
+    low, scale = torch.arange(768 * 192, dtype=torch.int8).view(768, 192), torch.ones(768)
+    assert backbone(low, scale) == backbone(low.clone(), scale.clone())
+    assert len({backbone(low, scale), backbone(low + 1, scale), backbone(low, 2 * scale)}) == 3
 
 
 def test_merging_into_quantised_weights_is_refused(kind):

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bi_adapter.attach import attach
+from bi_adapter.adapters import attach
 from bi_adapter.backbone import Architecture, backbone_passport, load_frozen
 from bi_adapter.config import BiAdapterConfig
 from bi_adapter.evaluation import BestOnTest, best_scale, hits

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bi_adapter.installation import base_tensors
 
@@ -24,11 +25,22 @@ def backbone_fingerprint(model: nn.Module) -> str:
     samples = []
     for name, tensor in base_tensors(model).items():
         digest.update(f"{name} {list(tensor.shape)}\n".encode())
-        flat = tensor.detach().reshape(-1)
-        samples.append(flat[:: max(1, len(flat) // _SAMPLES)].float())
+        for part in _stored_parts(tensor.detach()):
+            flat = part.reshape(-1)
+            samples.append(flat[:: max(1, len(flat) // _SAMPLES)].float())
     if samples:
         digest.update(torch.cat(samples).cpu().numpy().astype("<f4").tobytes())
     return digest.hexdigest()
+
+
+def _stored_parts(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor itself, or the plain ones that a quantised one (a tensor subclass, as torchao's) is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
+    for name in names:
+        yield from _stored_parts(getattr(tensor, name))
 
 
 def backbone_name(model: nn.Module) -> str:

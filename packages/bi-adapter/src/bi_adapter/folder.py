@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from bi_adapter.attach import place, set_adapter
+from bi_adapter.adapters import place, set_adapter
 from bi_adapter.config import BiAdapterConfig
 from bi_adapter.fingerprint import backbone_fingerprint, backbone_name
 from bi_adapter.hosts import Host, hosts_of, new_bottleneck

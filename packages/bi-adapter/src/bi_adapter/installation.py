@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -108,27 +107,34 @@ def adapter_like(model: nn.Module) -> Tensor:
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The backbone's own tensors under their own names, sorted, without classifier, whatever hosts are installed."""
-    hosts = modules_of_kind(model, Host)
-    held = {f"{path}.{inner}": own for path, host in hosts for inner, own in host.base_names().items()}
-    inside = tuple(f"{path}." for path, _ in hosts)
-    left_out = tuple(f"{name}." for name in ("head", "head_dist", "classifier"))
-    found = {}
-    for name, value in model.state_dict().items():
-        if name.startswith(left_out) or not isinstance(value, Tensor):
-            continue
-        if name.startswith(inside):
-            path = next((path for path in _prefixes(name) if path in held), None)
-            if path is None:
-                continue
-            name = held[path] + name[len(path) :]
-        found[name] = value
+    """The backbone's own tensors under their own names, sorted, without classifier, whatever hosts are installed.
+
+    Adapters are not looked at, so that this takes as long with a thousand of them as with none.
+    """
+    found: dict[str, Tensor] = {}
+    for name, module in model.named_children():
+        if name not in ("head", "head_dist", "classifier"):
+            _collect(module, f"{name}.", found)
+    _own_tensors(model, "", found)
     return {name: found[name] for name in sorted(found)}
 
 
-def _prefixes(name: str) -> Iterator[str]:
-    """`a`, `a.b`, ... of `a.b.c`."""
-    return (name[:end] for end, sign in enumerate(name) if sign == ".")
+def _collect(module: nn.Module, prefix: str, found: dict[str, Tensor]) -> None:
+    """Put the tensors of a module and of those inside of it into `found`; of a host those that it took over."""
+    if isinstance(module, Host):
+        for inner, own in module.base_names().items():
+            _collect(module.get_submodule(inner), f"{own}.", found)
+        return
+    _own_tensors(module, prefix, found)
+    for name, inner in module.named_children():
+        _collect(inner, f"{prefix}{name}.", found)
+
+
+def _own_tensors(module: nn.Module, prefix: str, found: dict[str, Tensor]) -> None:
+    """What a module's state dict holds beyond that of the modules inside of it; quantised layers write theirs."""
+    state: dict[str, Any] = {}
+    module._save_to_state_dict(state, prefix, keep_vars=False)  # pyright: ignore[reportPrivateUsage]
+    found.update({name: value for name, value in state.items() if isinstance(value, Tensor)})
 
 
 def _install_adaptformer(path: str, block: nn.Module) -> list[Host]:

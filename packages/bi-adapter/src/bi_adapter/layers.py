@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bi_adapter import packing
+from bi_adapter import codebooks, packing
 from bi_adapter.packing import StoredMatrix
-from bi_adapter.quantise import QUANTISERS, check_matrix, encode, fake_quantize, initial_step
+from bi_adapter.quantise import QUANTISERS, check_matrix, codebook_name, encode, fake_quantize, initial_step
 
 UP_STD = 1e-3
 
@@ -42,6 +42,7 @@ class QuantLinear(nn.Module):
         super().__init__()
         if bits < 16:
             check_matrix((out_features, in_features), per_row)
+            codebooks.codebook(codebook_name(quantiser, codebook), bits)
         self.in_features, self.out_features, self.bits = in_features, out_features, bits
         self.quantiser, self.codebook = quantiser, codebook
         self.per_row, self.statistic_gradients = per_row, statistic_gradients

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bi_adapter.codebook import codebook
+from bi_adapter.codebooks import codebook
 
 PACKED_BITS = (1, 2, 4, 8)
 BITS = (*PACKED_BITS, 16, 32)

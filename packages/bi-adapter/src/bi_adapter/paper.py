@@ -26,7 +26,7 @@ from bi_adapter.adaptation import (
     make_draw,
     make_model,
 )
-from bi_adapter.attach import attach, post_training_quantise, storage_bytes
+from bi_adapter.adapters import attach, post_training_quantise, storage_bytes
 from bi_adapter.backbone import Architecture, backbone_passport, make_backbone
 from bi_adapter.evaluation import hits
 from bi_adapter.fewshot import FEW_SHOT, FEW_SHOT_PASSPORTS, SEEDS, SHOTS

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bi_adapter.attach import attach, delete_adapter
+from bi_adapter.adapters import attach, delete_adapter
 from bi_adapter.config import BiAdapterConfig
 from bi_adapter.folder import read_limited
 from bi_adapter.hosts import FusedQkv, Head, LoraHost, hosts_of

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from bi_adapter.codebook import codebook
+from bi_adapter.codebooks import codebook
 from bi_adapter.packing import StoredMatrix, pack, stored_floats
 
 QuantiserName = Literal[

@@ -7,6 +7,7 @@ choose the scale on) and 3,000 test images, the same for every seed, as VTAB-1K 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,11 +18,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bi_adapter.attach import attach, post_training_quantise
+from bi_adapter.adapters import attach, post_training_quantise
 from bi_adapter.backbone import Architecture, make_backbone
 from bi_adapter.config import BiAdapterConfig
 from bi_adapter.evaluation import best_scale, hits
 from bi_adapter.noise import PTQ_STRENGTH, dequantise, mean_under_noise, tuned_matrices
+from bi_adapter.packing import PACKED_BITS
 from bi_adapter.small_vit import AdaptedTail, ClassTokenTransformer, PretrainingConfig, first_block, grey, pretrain
 from bi_adapter.targets import Target, digits_target, rotation_target
 from bi_adapter.training import FineTuning, TunedPart, fine_tune
@@ -32,6 +34,12 @@ from sextet.recipe import Metrics, Recipe, RunContext, Scores
 
 METHODS = ("adaptformer", "full", "linear")
 TARGETS = ("mnist", "rot8")
+_CHOICES = {
+    "target": TARGETS,
+    "method": METHODS,
+    "noise_like_bits": (0, *PTQ_STRENGTH),
+    "ptq_bits": (0, *PACKED_BITS),
+}
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,19 @@ class LaptopConfig:
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def __post_init__(self) -> None:
-        for name, known in (("target", TARGETS), ("method", METHODS), ("noise_like_bits", (0, *PTQ_STRENGTH))):
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 expected = ", ".join(map(str, known))
                 raise ValueError(f"{name}: expected one of {expected}, got {getattr(self, name)!r}")
+        for scale in self.scales:
+            BiAdapterConfig(bits=self.bits, dim=self.dim, scale=scale)
+        for name, least in (("search_epochs", 1), ("draws", 1), ("test_images", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        if not self.scales:
+            raise ValueError("scales: expected at least one to choose from")
+        if not math.isfinite(self.noise) or self.noise < 0:
+            raise ValueError(f"noise: expected a finite strength, 0 or more, got {self.noise}")
         if self.ptq_bits and (self.method != "adaptformer" or self.bits != 32):
             raise ValueError("ptq_bits: expected 0, or adapters trained with 32 bits")
         if (self.noise or self.noise_like_bits) and (self.method == "linear" or self.ptq_bits):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bi_adapter.attach import delete_adapter
+from bi_adapter.adapters import delete_adapter
 from bi_adapter.config import BiAdapterConfig
 from bi_adapter.folder import adapter_shapes, from_pretrained
 from bi_adapter.hosts import Head, Host, hosts_of

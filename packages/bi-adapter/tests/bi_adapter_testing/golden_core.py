@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bi_adapter.codebook import published_codebook
+from bi_adapter.codebooks import published_codebook
 from bi_adapter.packing import decode
 from bi_adapter.published import read_records, write_records
 from bi_adapter.quantise import encode, fake_quantize, level_index, nearest_index

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from bi_adapter.codebook import (
+from bi_adapter.codebooks import (
     Codebook,
     codebook,
     converged_codebook,

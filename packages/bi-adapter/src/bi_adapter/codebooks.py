@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -135,17 +134,23 @@ CODEBOOKS: Mapping[str, Callable[[int], Codebook]] = {
 }
 
 
-@cache
+_WORKED_OUT: dict[tuple[str, int], Codebook] = {}
+
+
 def codebook(name: str, bits: int) -> Codebook:
     """A named codebook, worked out once; not to be changed by the caller.
+
+    Layers ask for theirs when they are made, so that a compiled forward pass only looks it up.
 
     Raises:
         ValueError: an unknown name, or bits it does not exist for.
     """
-    if name not in CODEBOOKS:
-        raise ValueError(f"codebook: expected one of {sorted(CODEBOOKS)}, got {name!r}")
-    with torch.inference_mode(False), torch.no_grad():
-        return CODEBOOKS[name](_checked(bits))
+    if (name, bits) not in _WORKED_OUT:
+        if name not in CODEBOOKS:
+            raise ValueError(f"codebook: expected one of {sorted(CODEBOOKS)}, got {name!r}")
+        with torch.inference_mode(False), torch.no_grad():
+            _WORKED_OUT[name, bits] = CODEBOOKS[name](_checked(bits))
+    return _WORKED_OUT[name, bits]
 
 
 def expected_absolute_error(book: Codebook) -> float:
