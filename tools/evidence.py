@@ -33,7 +33,7 @@ def coverage(path: Path) -> Evidence:
     )  # fmt: skip
     return Evidence(
         title="Coverage", command="make coverage",
-        text="Lines and branches that the tests reach, the slow ones included, those for CUDA and the network left out.",
+        text="Lines and branches that the tests reach, the slow ones included, not those for CUDA and the network.",
         columns=("package", "lines", "% reached", "branches", "% reached"), rows=rows, date=_today(),
     )  # fmt: skip
 

@@ -59,8 +59,9 @@ def evidence(rows: list[tuple[str, int, int, int, int]], seconds: float, seed: i
         command=f"python -m benchmarks.fuzz --seconds {seconds:g} --seed {seed}",
         text=(
             "Every parser of foreign files on valid files that were damaged: "
-            f"{sum(row[1] for row in rows):,} executions. A file is refused by a ValueError of ours, or read; anything else that leaves counts as escaped and fails "
-            "the run. Inputs that reach new lines of code are kept and damaged further (corpus)."
+            f"{sum(row[1] for row in rows):,} executions. A file is refused by a ValueError of ours, or read; anything "
+            "else that leaves counts as escaped and fails the run. Inputs that reach new lines of code are kept and "
+            "damaged further (corpus)."
         ),
         columns=("parser", "executions", "refused", "corpus", "escaped"),
         rows=tuple(rows),
