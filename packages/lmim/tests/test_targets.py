@@ -150,6 +150,15 @@ def test_compiled_hog_is_the_same():
         torch.testing.assert_close(one, other)
 
 
+def test_images_in_parts_have_the_targets_of_all_at_once(monkeypatch):
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole = hog_targets(images, (4, 8), 9)
+    for at_once in (1, 2 * 3 * 32 * 32, 4 * 3 * 32 * 32 + 1):
+        monkeypatch.setattr("lmim.targets.PIXELS_AT_ONCE", at_once)
+        torch.testing.assert_close(hog_targets(images, (4, 8), 9), whole)
+    assert [list(each.shape) for each in hog_targets(images[:0], (4, 8), 9)] == [[0, 64, 27], [0, 16, 27]]
+
+
 def test_targets_have_no_gradient():
     image = images().requires_grad_()
     assert not any(part.requires_grad for part in hog_targets(image, (8,), 9))

@@ -13,6 +13,7 @@ from torch import Tensor
 from sextet.cuda import float32_island
 
 Bias = tuple[float, float] | Tensor | None
+PIXELS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,23 @@ def hog_targets(images: Tensor, cells: Sequence[int], bins: int, biases: Sequenc
         raise ValueError(f"bins: expected 1 or more, got {bins}")
     images = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
     with float32_island(images.device):
-        if biases is None:
-            pooled = pyramid(orientation_map(images, bins), cells)
-        else:
-            pairs = zip(cells, biases, strict=True)
-            pooled = [pooled_map(orientation_map(images, bins, bias), cell) for cell, bias in pairs]
-        maps = [F.normalize(each, dim=2, eps=1e-12) for each in pooled]
+        parts = [_hog_of_part(part, cells, bins, biases) for part in _parts(images)]
+    return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+
+def _parts(images: Tensor) -> tuple[Tensor, ...]:
+    """Few images at a time on a CPU, whose maps of all orientations then stay in its cache; all at once on a GPU."""
+    at_once = max(1, PIXELS_AT_ONCE // images[0].numel()) if images.device.type == "cpu" and len(images) else 0
+    return images.split(at_once) if at_once else (images,)
+
+
+def _hog_of_part(images: Tensor, cells: Sequence[int], bins: int, biases: Sequence[Bias] | None) -> list[Tensor]:
+    if biases is None:
+        pooled = pyramid(orientation_map(images, bins), cells)
+    else:
+        pairs = zip(cells, biases, strict=True)
+        pooled = [pooled_map(orientation_map(images, bins, bias), cell) for cell, bias in pairs]
+    maps = [F.normalize(each, dim=2, eps=1e-12) for each in pooled]
     return [each.flatten(3).flatten(1, 2).transpose(1, 2) for each in maps]
 
 
