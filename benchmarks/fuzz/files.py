@@ -59,7 +59,7 @@ def torch_file(content: Any) -> bytes:
 def npz(**arrays: np.ndarray) -> bytes:
     """What `numpy.savez` writes."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

@@ -144,9 +144,8 @@ def translation_model(folder: Path) -> None:
     from nat_crf.model_folder import save_model
     from nat_crf.models import Nat
 
-    sizes = {"dim": 8, "heads": 2, "ffn_dim": 8, "encoder_layers": 1, "decoder_layers": 1}
-    known = {name: value for name, value in sizes.items() if name in NatConfig.__dataclass_fields__}
-    save_model(Nat(NatConfig(**known), 12, 12), folder)
+    config = NatConfig(dim=8, heads=2, ffn_dim=8, encoder_layers=1, decoder_layers=1)
+    save_model(Nat(config, 12, 12), folder)
 
 
 def parse_translation_model(folder: Path) -> None:
