@@ -23,6 +23,7 @@ def readme(toy):
     path = toy.root / "README.md"
     path.write_text("before\n<!-- status:begin -->\nold\n<!-- status:end -->\nafter\n")
     (toy.root / "docs").mkdir()
+    (toy.root / "docs/index.md").write_text("<!-- status:begin -->\n<!-- status:end -->\n")
     return path
 
 
@@ -36,13 +37,14 @@ def test_from_plan_to_published(toy, readme, monkeypatch, capsys):
     assert sextet(monkeypatch, "run", "toy") == 0
     assert "0 runs to do, 6 done" in capsys.readouterr().out
     assert sextet(monkeypatch, "accept", "toy") == 0
-    assert "| toy/main | laptop | 1 reproduced, 1 below | 1 holds |" in readme.read_text()
-    assert readme.read_text().startswith("before\n<!-- status:begin -->\n| paper / table |")
+    assert "| toy/main | laptop | 1 reproduced, 1 below | 1 holds |" in (toy.root / "docs/index.md").read_text()
+    assert "| toy | 1 tables, 6 runs | 1 | 0 | 0 | – | 0 |" in readme.read_text()
+    assert readme.read_text().startswith("before\n<!-- status:begin -->\n| paper | measured |")
     assert readme.read_text().endswith("<!-- status:end -->\nafter\n")
     assert (toy.root / "docs/claims.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(toy.published.rglob("*.json"))) == 6
     assert sextet(monkeypatch, "readme", "--check") == 0
-    readme.write_text(readme.read_text().replace("1 holds", "2 holds"))
+    readme.write_text(readme.read_text().replace("6 runs", "7 runs"))
     assert sextet(monkeypatch, "readme", "--check") == exit_codes.CHECK_FAILED
 
 

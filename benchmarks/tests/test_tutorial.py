@@ -24,7 +24,8 @@ def checkout(tmp_path, monkeypatch) -> Path:
     """An empty checkout that the commands work on."""
     root = tmp_path / "checkout"
     (root / "docs").mkdir(parents=True)
-    (root / "README.md").write_text("<!-- status:begin -->\n<!-- status:end -->\n")
+    for path in ("README.md", "docs/index.md"):
+        (root / path).write_text("<!-- status:begin -->\n<!-- status:end -->\n")
     monkeypatch.setenv("SEXTET_ROOT", str(root))
     monkeypatch.setenv("SEXTET_DATA", str(root / "data"))
     monkeypatch.chdir(root)
@@ -85,7 +86,7 @@ def test_the_tutorial_says_what_happens(checkout, monkeypatch, capsys):
         else:
             missing = [line for line in content.splitlines() if line.strip() not in printed]
             assert not missing, f"expected {missing} in\n{printed}"
-    assert "| james-stein/risk | laptop | 6 reproduced | 2 holds |" in (checkout / "README.md").read_text()
+    assert "| james-stein/risk | laptop | 6 reproduced | 2 holds |" in (checkout / "docs/index.md").read_text()
     assert (checkout / "docs/figures/james-stein-risk-dimensions.png").exists()
     assert "James-Stein has the lower risk, d = 30" in (checkout / "runs/report/report.html").read_text()
 

@@ -31,10 +31,10 @@ def update_readme(house: House, *, write: bool = True) -> bool:
     texts = {docs / path: text for path, text in dataset_pages(house).items()}
     texts[docs / "speed.md"] = speed_page(speeds)
     texts[docs / "trust.md"] = trust_page(house.root / "benchmarks/evidence")
-    for path in (house.root / "README.md", docs / "index.md"):
+    for path, text in ((house.root / "README.md", paper_table(results)), (docs / "index.md", status_table(results))):
         if path.exists():
             before = path.read_text(encoding="utf-8")
-            texts[path] = BLOCK.sub(lambda block: block[1] + status_table(results) + block[2], before)
+            texts[path] = BLOCK.sub(lambda block, text=text: block[1] + text + block[2], before)
     left_over = sorted(set(docs.glob("datasets/*.md")) - set(texts))
     changed = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if write:
@@ -76,6 +76,25 @@ def pictures(results: Sequence[TableResult], speeds: Sequence[Speed] = ()) -> It
             name = f"{plain}-{result.profile_name}" if plain in drawn else plain
             drawn.add(plain)
             yield Path("figures") / f"{name}.png", chart_picture(chart)
+
+
+def paper_table(results: Sequence[TableResult]) -> str:
+    """One line a paper: what was measured, what became of its claims, and how many tables have not been run."""
+    rows = []
+    for paper in sorted({result.table.paper for result in results}):
+        found = [result for result in results if result.table.paper == paper]
+        run = [result for result in found if result.records]
+        claims = Counter(claim.verdict.word for result in run for claim in result.claims)
+        counts = [str(claims.pop(word, 0)) for word in ("holds", "does not hold", "inconclusive")]
+        rest = ", ".join(f"{number} {word}" for word, number in claims.items())
+        numbers = sum(len(result.records) for result in run)
+        last = max((record.finished[:10] for result in run for record in result.records), default="–")
+        waiting = len(found) - len(run)
+        rows.append((paper, f"{len(run)} tables, {numbers} runs", *counts, rest or "–", str(waiting), last))
+    header = (
+        "paper", "measured", "claims that hold", "do not hold", "are open", "other", "tables not run", "last run",
+    )  # fmt: skip
+    return "\n".join(markdown_table(header, rows)) + "\n"
 
 
 def status_table(results: list[TableResult]) -> str:
