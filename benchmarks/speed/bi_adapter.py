@@ -90,9 +90,9 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """Whether the median meets the target."""
+        """Whether the target is met, by the median."""
         if self.least is not None and self.ratio is not None:
-            return f"{'met' if self.ratio.median >= self.least else 'NOT MET'} (>= {self.least:.3g}x)"
+            return timing.judge(self.ratio, self.least)
         if self.most is not None:
             return f"{'met' if self.ours < self.most else 'NOT MET'} (< {self.most:g} {self.unit})"
         return ""
