@@ -126,6 +126,13 @@ def test_distillation_continues_behind_the_last_shard(tmp_path: Path) -> None:
         distil([3] * 10, translate, tmp_path, shard=4)
 
 
+def test_distillation_removes_what_a_killed_one_left_half_written(tmp_path: Path) -> None:
+    leftover = tmp_path / ".tmp-4194305-00000000-00000.npz"  # no process has a number above 2**22
+    leftover.write_bytes(b"torn")
+    distil([3], lambda batch: [[4] for _ in batch], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.npz"]
+
+
 def test_batches_by_length() -> None:
     assert batches_by_length([3, 1, 2, 9], 6) == [[1, 2], [0], [3]]
     with pytest.raises(ValueError, match="max_tokens"):

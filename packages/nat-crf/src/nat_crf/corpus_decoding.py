@@ -14,6 +14,7 @@ from nat_crf.models import Nat
 from nat_crf.rescoring import Scorer
 from nat_crf.sentences import Sentences
 from nat_crf.sequences import Words, pad_batch, word_lists
+from sextet.files import remove_leftovers
 from sextet.training import SignalGuard, start_progress
 
 BatchTranslator = Callable[[Sequence[int]], list[list[int]]]
@@ -126,6 +127,7 @@ def distil(
     from sextet.errors import Interrupted
 
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     starts = range(0, len(lengths), shard)
     progress = start_progress(title, len(starts), 0)
     shards: list[Sentences] = []
