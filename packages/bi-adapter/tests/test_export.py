@@ -17,7 +17,7 @@ def tuned(method: str, *, frozen: bool = True) -> nn.Module:
     """A tiny ViT with an adapter that changes its output."""
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5, depth=2)
-    attach(model, BiAdapterConfig(method=method, dim=4, scale=10.0), num_classes=5)
+    attach(model, BiAdapterConfig(method=method, dim=4, scale=10.0, dropout=0.0), num_classes=5)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "adapter_up" in name:
@@ -55,9 +55,10 @@ def test_onnx_runtime_gives_the_outputs(method: str, tmp_path) -> None:
 
 # Dynamo warns as it looks through gradients
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("method", ["adaptformer", "lora"])
-def test_compiled_training_has_the_gradients_of_eager(method: str) -> None:
-    model = tuned(method, frozen=False)
+def test_compiled_steps_have_the_gradients_of_eager(method: str, training: bool) -> None:
+    model = tuned(method, frozen=False).train(training)
     gradients = []
     for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         model.zero_grad()

@@ -14,8 +14,11 @@ import torch
 from bi_adapter_testing.made_up import adopt_arrays
 
 import bi_adapter.recipe
+from bi_adapter.backbone import Architecture
 from bi_adapter.noise import PTQ_STRENGTH
 from bi_adapter.recipe import METHODS, RECIPE, TARGETS, LaptopConfig, laptop_data, make_lab, make_model, run_laptop
+from bi_adapter.small_vit import PretrainingConfig
+from bi_adapter.training import FineTuning
 from sextet.data import FASHION_MNIST, MNIST
 from sextet.errors import Interrupted
 from sextet.recipe import RunContext
@@ -192,3 +195,23 @@ def test_the_data_that_a_cell_needs():
 def test_configs_that_make_no_sense(values, said):
     with pytest.raises(ValueError, match=said):
         LaptopConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: FineTuning(lr=float("nan")), "lr: expected a finite rate"),
+        (lambda: FineTuning(lr=0.0), "lr: expected a finite rate"),
+        (lambda: FineTuning(weight_decay=-1.0), "weight_decay: expected"),
+        (lambda: FineTuning(batch_size=0), "batch_size: expected 1 or more"),
+        (lambda: PretrainingConfig(lr=float("inf")), "lr: expected a finite rate"),
+        (lambda: PretrainingConfig(images=0), "images: expected 1 or more"),
+        (lambda: PretrainingConfig(images=20, batch_size=21), "batch_size: expected at most the 20 images"),
+        (lambda: Architecture(heads=5), "heads: expected a divisor of the width 768"),
+        (lambda: Architecture(patch_size=15), "patch_size: expected a divisor of 224"),
+        (lambda: Architecture(depth=0), "depth: expected 1 or more"),
+    ],
+)
+def test_settings_that_would_fail_minutes_later_are_refused_at_once(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

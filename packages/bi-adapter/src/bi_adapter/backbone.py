@@ -36,6 +36,15 @@ class Architecture:
     depth: int = 12
     heads: int = 12
 
+    def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "in_chans", "dim", "depth", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size: expected a divisor of {self.image_size} pixels, got {self.patch_size}")
+        if self.dim % self.heads:
+            raise ValueError(f"heads: expected a divisor of the width {self.dim}, got {self.heads}")
+
 
 def make_backbone(architecture: Architecture, drop_path: float = 0.0) -> Any:
     """A timm `VisionTransformer` without head, fresh weights; output [batch, dim] is the class token after LayerNorm.

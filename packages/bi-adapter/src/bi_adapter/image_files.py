@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sextet.data import DataError
+from sextet.data.errors import naming_image
+from sextet.data.photographs import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 89_000_000
 """A file that declares more pixels is not opened; Pillow itself warns from about there on."""
 MAX_FILE_BYTES = 1 << 26
 
@@ -59,15 +60,10 @@ def open_packed(packed: np.ndarray, offsets: np.ndarray, row: int) -> Image:
     from PIL import Image as pillow
 
     content = packed[offsets[row] : offsets[row + 1]].tobytes()
-    try:
-        with pillow.open(io.BytesIO(content), formats=["JPEG", "PNG"]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"image {row}: {image.width}x{image.height} pixels are too many")
-            return image.convert("RGB")
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, Warning, MemoryError, pillow.DecompressionBombError) as error:
-        raise DataError(f"image {row} is not read ({type(error).__name__}: {error})") from error
+    with naming_image(f"image {row}"), pillow.open(io.BytesIO(content), formats=["JPEG", "PNG"]) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"image {row}: {image.width}x{image.height} pixels are too many")
+        return image.convert("RGB")
 
 
 def file_digests(packed: np.ndarray, offsets: np.ndarray) -> list[str]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bi_adapter.hosts import ParallelMlp
-from bi_adapter.training import epoch_order
+from bi_adapter.training import check_rates, epoch_order
 from sextet.data import to_float
 from sextet.training import Training, warmup_cosine
 
@@ -37,6 +37,14 @@ class PretrainingConfig:
     lr: float = 2e-3
     weight_decay: float = 1e-4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.batch_size > self.images:
+            raise ValueError(f"batch_size: expected at most the {self.images} images, got {self.batch_size}")
+        check_rates(self.lr, self.weight_decay)
 
 
 def grey(pixels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,15 @@ class FineTuning:
         learning_rate(0, self.lr, self.epochs, self.warmup)  # raises where there is no room for the warm-up
         if self.batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {self.batch_size}")
+        check_rates(self.lr, self.weight_decay)
+
+
+def check_rates(lr: float, weight_decay: float) -> None:
+    """Raise ValueError unless the learning rate is positive and the decay not negative, both finite."""
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"lr: expected a finite rate above 0, got {lr}")
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise ValueError(f"weight_decay: expected a finite number, 0 or more, got {weight_decay}")
 
 
 class TunedPart:

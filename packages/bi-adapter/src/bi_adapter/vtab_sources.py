@@ -34,6 +34,7 @@ from bi_adapter.vtab_labels import (
 )
 from sextet.data import DataError, DataMissing
 from sextet.data.cifar import decode_cifar100
+from sextet.data.errors import naming_image
 from sextet.files import write_atomic
 
 
@@ -116,13 +117,11 @@ def _write_split(folder: Path, split: str, pool: Pool, rows: np.ndarray, jpeg75:
     lines = []
     for number, row in enumerate(rows.tolist()):
         source = pool.image(row)
-        try:
+        name = f"images/{split}/{number:06d}.{'jpg' if jpeg75 else 'png'}"
+        with naming_image(source if isinstance(source, Path) else f"image {row}"):
             with Image.open(source) if isinstance(source, Path) else Image.fromarray(source) as opened:
                 image = opened.convert("RGB")
-            name = f"images/{split}/{number:06d}.{'jpg' if jpeg75 else 'png'}"
             image.save(folder / name, "JPEG", quality=75) if jpeg75 else image.save(folder / name, "PNG")
-        except (OSError, SyntaxError, ValueError, Warning, MemoryError, Image.DecompressionBombError) as error:
-            raise DataError(f"{source if isinstance(source, Path) else row} is not read ({error})") from error
         lines.append(f"{name} {pool.labels[row]}")
     return lines
 

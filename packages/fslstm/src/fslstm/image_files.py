@@ -11,8 +11,8 @@ import numpy as np
 
 from sextet.data import DataError, DataMissing, load_legacy_pickle
 from sextet.data.errors import naming_image
+from sextet.data.photographs import MAX_PIXELS
 
-MAX_PIXELS = 89_000_000
 """A file that declares more pixels is not opened; Pillow itself warns from about there on."""
 
 Part = tuple[np.ndarray, np.ndarray, "dict[str, int] | None"]
