@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sextet.data import Arrays, DataError
-from sextet.data.photographs import MAX_PIXELS, is_inside
+from sextet.data.errors import naming_image
+from sextet.data.photographs import FORMATS, MAX_PIXELS, is_inside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -105,12 +106,7 @@ class ImageIndex:
 
         content = self.read(row)
         where = f"{self.root / bytes(self.files[self.file[row]]).decode()}, image {row}"
-        try:
-            with pillow.open(io.BytesIO(content)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(f"{where}: {image.width}x{image.height} pixels are too many")
-                return image.convert("RGB")
-        except DataError:
-            raise
-        except (OSError, SyntaxError, ValueError, Warning, MemoryError, pillow.DecompressionBombError) as error:
-            raise DataError(f"{where} is not read ({type(error).__name__}: {error})") from error
+        with naming_image(where), pillow.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{where}: {image.width}x{image.height} pixels are too many")
+            return image.convert("RGB")
