@@ -75,8 +75,9 @@ coverage: $(READY) ## the tests with branch coverage
 	$(PYTEST) -n 2 -m "not network and not gpu" --cov --cov-report=term --cov-report=json:runs/coverage.json
 	$(BIN)/python tools/evidence.py coverage runs/coverage.json
 
-lint: $(READY) ## ruff, and whether the README's generated parts are current
+lint: $(READY) ## ruff, and whether the generated parts of README and docs are current
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(SEXTET) readme --check
+	$(BIN)/python tools/licences.py --check
 
 types: $(READY) ## pyright
 	$(BIN)/pyright
