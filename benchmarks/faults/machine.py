@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sextet import checkpoint, cuda
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds after which a process that should have done something is given up."""
 Train = Callable[[Path, torch.device, int | None], dict[str, Tensor]]
 """(run folder, device, what to spoil with NaN) -> weights that the run ends with; a second call continues."""
