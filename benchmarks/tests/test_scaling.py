@@ -125,6 +125,7 @@ def test_the_increment_is_fitted():
     assert ran == []
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_a_record_that_the_report_reads(tmp_path):
     path = tmp_path / "scaling.json"
     words = [sys.executable, "-m", "benchmarks.speed.scaling", "--quick", "--only", "sextet.episodes, batch"]
@@ -139,6 +140,7 @@ def test_a_quick_run_writes_a_record_that_the_report_reads(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_every_ladder_is_geometric_and_has_four_sizes_or_more():
     cases = importlib.import_module("benchmarks.speed.scaling_cases").cases
     for case in cases():
