@@ -5,11 +5,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 from toy_checkout import TABLE, write_table
 
 from sextet_bench.record import Identity
 from sextet_bench.tables import read_table
 from sextet_bench.verdict import judge
+
+RUNS = 1500
+# the errors that a rate of 5% gives in so many tables, but for one time in 10,000
+ALLOWED = stats.binom.ppf(1 - 1e-4, RUNS, 0.05)
 
 
 def record(cell, seed, scores, **changes):
@@ -117,3 +122,57 @@ def test_holm_over_the_claims_of_a_table(table):
     single = judge(table, "laptop", found, {}, {}).claims[0].verdict.p
     many = replace(table, claims=tuple(replace(table.claims[0], id=str(number)) for number in range(10)))
     assert judge(many, "laptop", found, {}, {}).claims[0].verdict.p == pytest.approx(min(1.0, 10 * single))
+
+
+def simulated(rng, seeds, means, *, shared=1.0, between=0.3, within=0.5, units=6):
+    """Records of a cell for each mean: `shared` noise of the units, then what seeds and units have of their own."""
+    found = {}
+    for seed in seeds:
+        noise = shared * rng.normal(size=units)
+        for cell, mean in means.items():
+            own = between * rng.normal() + within * rng.normal(size=units)
+            found[cell, seed] = record(cell, seed, mean + noise + own)
+    return found
+
+
+def test_a_table_rarely_says_that_a_claim_holds_at_its_threshold_or_fails_there(table, monkeypatch):
+    """Three claims whose effects are as large as their thresholds: in at most 5% of tables does any of them hold, after
+    Holm, and in at most 5% is any denied."""
+    # How many seeds would settle a claim takes most of the time and does not matter here
+    monkeypatch.setattr("sextet_bench.verdict.seeds_needed", lambda *_, **__: None)
+    pairs = {"more": ("greater", 1.0, 1.0), "same": ("equal", 0.5, 0.5), "same-below": ("equal", 0.5, -0.5)}
+    claims = [
+        replace(table.claims[0], id=name, left=f"{name}-left/a", right=f"{name}-right/a", kind=kind, by=by)
+        for name, (kind, by, _) in pairs.items()
+    ]
+    rows = [replace(table.rows[0], id=f"{name}-{side}") for name in pairs for side in ("left", "right")]
+    table = replace(table, rows=tuple(rows), claims=tuple(claims), numbers=None)
+    means = {cell.id: 0.0 for cell in table.cells} | {
+        f"{name}-left/a": effect for name, (_, _, effect) in pairs.items()
+    }
+    rng, seeds = np.random.default_rng(0), table.profile("laptop").seeds
+    said = [words(judge(table, "laptop", simulated(rng, seeds, means), {}, {}))[1] for _ in range(RUNS)]
+    for word in ("holds", "does not hold"):
+        wrong = sum(word in each for each in said)
+        assert 0 < wrong <= ALLOWED, (word, wrong)
+
+
+def test_numbers_at_the_edge_of_their_margin_are_rarely_told_to_be_inside_or_outside(table):
+    reference, margin = table.cells[0].reference, table.numbers.margin
+    edges = {"high/a": reference + margin, "low/a": reference - margin}
+    table = replace(table, rows=tuple(replace(table.rows[0], id=name) for name in ("high", "low")), claims=())
+    rng, seeds = np.random.default_rng(1), table.profile("laptop").seeds
+    said = [words(judge(table, "laptop", simulated(rng, seeds, edges), {}, {}))[0] for _ in range(RUNS)]
+    inside = sum("reproduced" in each for each in said)
+    outside = sum(each[0] == "above" or each[1] == "below" for each in said)
+    assert 0 < inside <= ALLOWED, inside
+    assert 0 < outside <= ALLOWED, outside
+    assert not any(each[0] == "below" or each[1] == "above" for each in said)
+
+
+def test_clear_effects_are_found_in_most_tables(table):
+    """Simulations in which nothing was ever decided would keep every error rate."""
+    rng, seeds = np.random.default_rng(2), table.profile("laptop").seeds
+    means = {"good/a": 9.0, "bad/a": 0.0}
+    said = [words(judge(table, "laptop", simulated(rng, seeds, means), {}, {}))[1] for _ in range(RUNS // 5)]
+    assert said.count(["holds"]) > 0.9 * len(said)
