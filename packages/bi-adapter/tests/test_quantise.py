@@ -155,6 +155,38 @@ def test_sixteen_and_thirty_two_bits_are_plain():
     assert torch.equal(torch.autograd.grad(half.sum(), weight)[0], torch.ones(6, 9))
 
 
+@pytest.mark.parametrize("bits", [1, 2])
+def test_a_value_on_a_threshold_belongs_to_the_level_below(bits):
+    thresholds = codebook("converged", bits).thresholds
+    assert level_index(thresholds, thresholds).tolist() == list(range(len(thresholds)))
+
+
+def test_the_epsilon_is_added_to_the_scale():
+    """Entries of a matrix that spreads as little as epsilon count half: 1 and -1 become 1/2 and -1/2."""
+    weight = 1e-5 * torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
+    levels, thresholds = (part.double() for part in codebook("converged", 2))
+    scale = weight.std()
+    wanted = levels[level_index(weight / (scale + 1e-5), thresholds).int()] * scale
+    assert not torch.equal(levels[level_index(weight / scale, thresholds).int()] * scale, wanted)
+    torch.testing.assert_close(fake_quantize(weight, 2), wanted)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_the_gradient_of_a_learned_step_is_damped(bits):
+    """By sqrt(entries 2^(bits - 1)), and is sum(Q - W' inside, Q outside) before that (LSQ)."""
+    weight, limit = matrix(), 2 ** (bits - 1)
+    step = initial_step(weight, bits, False).requires_grad_()
+    (found,) = torch.autograd.grad(fake_quantize(weight, bits, quantiser="learned-step", step=step).sum(), step)
+    standard, value = weight / step.detach(), fake_quantize(weight, bits, quantiser="learned-step", step=step).detach()
+    inside = standard.abs() <= limit
+    wanted = (value / step.detach() - standard * inside).sum() / (weight.numel() * limit) ** 0.5
+    torch.testing.assert_close(found, wanted.view(1, 1))
+
+
+def test_what_is_stored_has_no_gradient():
+    assert not encode(matrix().requires_grad_(), 2).stats.requires_grad
+
+
 def test_constant_statistics_do_not_carry_gradients():
     weight, upstream = matrix().requires_grad_(), torch.randn(6, 9, dtype=torch.float64)
     grad = torch.autograd.grad(fake_quantize(weight, 1, statistic_gradients=False), weight, upstream)[0]
