@@ -12,7 +12,7 @@ FAIRSEQ := .venv-fairseq
 FAIRSEQ_PYTHON ?= 3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-fairseq test-faults test-report fuzz docs coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench check check-quick plan clean
+.PHONY: help setup test test-slow test-fairseq test-faults test-report fuzz mutate docs coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench check check-quick plan clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -63,6 +63,9 @@ test-faults: $(READY) ## every trainer killed, stopped, starved and poisoned, in
 
 fuzz: $(READY) ## every parser on damaged files for 30 s (about 16 minutes); FUZZ="--seconds 5 idx mat"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
+
+mutate: $(READY) ## which changes to a file its tests do not notice: FILE=path.py TESTS="tests/test_path.py ..."
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutate.py $(FILE) $(TESTS)
 
 test-report: $(READY) ## the report in headless Chromium (needs chromium and chromedriver; else skipped)
 	$(UV) sync --quiet --inexact --group report
