@@ -81,20 +81,6 @@ def interval_svg(
     return f'<svg class="interval v-{word.replace(" ", "-")}" {size} role="img">{"".join(parts)}</svg>'
 
 
-def shares_svg(counts: Sequence[tuple[str, int]], *, width: int = 160) -> str:
-    """Counts by verdict as one stacked bar."""
-    total = sum(count for _, count in counts)
-    label = ", ".join(f"{count} {word}" for word, count in counts if count)
-    parts, at = [f"<title>{escape(label)}</title>"], 0.0
-    for word, count in counts:
-        if count:
-            part = width * count / total
-            name = word.replace(" ", "-")
-            parts.append(f'<rect class="v-{name}" x="{at:.1f}" y="0" width="{max(part - 1, 0.5):.1f}" height="12"/>')
-            at += part
-    return f'<svg class="shares" viewBox="0 0 {width} 12" width="{width}" height="12" role="img">{"".join(parts)}</svg>'
-
-
 def _axes(chart: Chart, x: Scale, y: Scale, width: int, height: int) -> list[str]:
     """Grid, ticks and titles of both axes."""
     bottom = height - _BOTTOM
