@@ -9,7 +9,6 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ def coverage(path: Path) -> Evidence:
     return Evidence(
         title="Coverage", command="make coverage",
         text="Lines and branches that the tests reach, the slow ones included, not those for CUDA and the network.",
-        columns=("package", "lines", "% reached", "branches", "% reached"), rows=rows, date=_today(),
+        columns=("package", "lines", "% reached", "branches", "% reached"), rows=rows,
     )  # fmt: skip
 
 
@@ -53,12 +52,8 @@ def faults(path: Path) -> Evidence:
     return Evidence(
         title="Faults", command="make test-faults",
         text="Runs that were killed, stopped, starved of disk or fed with NaN, each in a process of its own.",
-        columns=("what is shown", "passed", "failed", "skipped"), rows=rows, date=_today(),
+        columns=("what is shown", "passed", "failed", "skipped"), rows=rows,
     )  # fmt: skip
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
 
 
 def main(kind: tyro.conf.Positional[Literal["coverage", "faults"]], path: tyro.conf.Positional[Path], /) -> None:

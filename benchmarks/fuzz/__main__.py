@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +64,6 @@ def evidence(rows: list[tuple[str, int, int, int, int]], seconds: float, seed: i
         ),
         columns=("parser", "executions", "refused", "corpus", "escaped"),
         rows=tuple(rows),
-        date=datetime.now(UTC).date().isoformat(),
     )
 
 

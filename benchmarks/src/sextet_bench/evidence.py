@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sextet.files import write_atomic
@@ -33,7 +34,7 @@ class Evidence:
         text: what was done, and what a reader should know to judge the figures.
         columns: headings of the table.
         rows: the table, numbers or text.
-        date: ISO day.
+        date: ISO day; today by default.
         machine: processor kind and versions.
     """
 
@@ -42,7 +43,7 @@ class Evidence:
     text: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int | float, ...], ...]
-    date: str
+    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
     machine: str = f"{platform.machine()}, Python {platform.python_version()}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from sextet_testing.numerics import assert_as_exact, assert_near_full_precision
 from torch import nn
 
 from bi_adapter import QuantLinear
@@ -16,21 +17,6 @@ from bi_adapter.packing import PACKED_BITS, StoredMatrix, decode, packed_linear
 from bi_adapter.quantise import encode, fake_quantize
 from bi_adapter.training import FineTuning, fine_tune
 from sextet.training import read_log
-
-
-def assert_as_exact(trials):
-    """Median and worst error of ours at most twice the naive one's, up to one rounding of the result.
-
-    Args:
-        trials: (ours, naive, exact) of each seed and scale; errors count relative to the largest exact entry.
-    """
-    errors = torch.tensor(
-        [[float((each.detach().double() - exact).abs().max() / exact.abs().max()) for each in (ours, naive)]
-         for ours, naive, exact in trials]
-    )  # fmt: skip
-    for ours, naive in (errors.median(dim=0).values, errors.amax(dim=0)):
-        # Written so that NaN fails
-        assert ours <= 2 * naive + torch.finfo(torch.float32).eps, errors
 
 
 def quantised(rows, columns, bits):
@@ -94,17 +80,6 @@ def test_float32_values_are_as_exact_as_level_by_level(bits):
             assert same.float().mean() > 0.99
             trials.append((found[same], naive[same], exact[same]))
     assert_as_exact(trials)
-
-
-def assert_near_full_precision(full, half, tolerance):
-    """Losses [steps] of both precisions fall and end near each other; parameters stay float32 and finite."""
-    for losses in (full[0], half[0]):
-        quarter = max(1, len(losses) // 4)
-        assert bool(losses.isfinite().all())
-        assert losses[-quarter:].mean() < losses[:quarter].mean()
-    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in half[1].parameters())
-    assert not torch.equal(full[0], half[0])
-    assert float((full[0] - half[0]).abs().max() / full[0].abs().max()) < tolerance
 
 
 class Toy(nn.Module):

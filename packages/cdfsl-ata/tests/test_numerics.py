@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sextet_testing.numerics import assert_as_exact, assert_near_full_precision
 from torch import nn
 
 from cdfsl_ata import Gnn, MatchingNet, ProtoNet, RelationNet, Tpn
@@ -15,22 +16,6 @@ from cdfsl_ata.learners import RelationModule
 from cdfsl_ata.lrp import linear_relevance
 from cdfsl_ata.training import AscentConfig, MetaTrainingConfig, meta_train
 from sextet.training import read_log
-
-
-def assert_as_exact(trials):
-    """Median and worst error of ours at most twice the naive one's, up to one rounding of the result.
-
-    Args:
-        trials: (ours, naive, exact) of each seed and scale; errors count relative to the largest exact entry.
-    """
-    errors = torch.tensor(
-        [[float((each.detach().double() - exact).abs().max() / exact.abs().max()) for each in (ours, naive)]
-         for ours, naive, exact in trials]
-    )  # fmt: skip
-    for ours, naive in (errors.median(dim=0).values, errors.amax(dim=0)):
-        # Written so that NaN fails
-        assert ours <= 2 * naive + torch.finfo(torch.float32).eps, errors
-
 
 MAKERS = {
     "proto": lambda: ProtoNet(nn.Identity(), 2),
@@ -113,17 +98,6 @@ def test_float32_relations_are_as_exact_as_pair_by_pair(scale):
         z = z.double()
         trials.append((ours, naive, exact.activation(exact.relations(exact.pairs(z), 3)).detach()))
     assert_as_exact(trials)
-
-
-def assert_near_full_precision(full, half, tolerance):
-    """Losses [steps] of both precisions fall and end near each other; parameters stay float32 and finite."""
-    for losses in (full[0], half[0]):
-        quarter = max(1, len(losses) // 4)
-        assert bool(losses.isfinite().all())
-        assert losses[-quarter:].mean() < losses[:quarter].mean()
-    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in half[1].parameters())
-    assert not torch.equal(full[0], half[0])
-    assert float((full[0] - half[0]).abs().max() / full[0].abs().max()) < tolerance
 
 
 def trained(folder, precision):

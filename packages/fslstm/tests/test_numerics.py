@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fslstm_testing.brute_force import block_lssvm, episodes
+from sextet_testing.numerics import assert_as_exact, assert_near_full_precision
 from torch import nn
 
 from fslstm import LSSVM, InverseAttention, ls_svm, ridge
@@ -12,21 +13,6 @@ from fslstm.kernels import kernel_matrix
 from fslstm.leave_one_out import leave_one_out_residuals
 from fslstm.training import Learner, MetaTrainingConfig, meta_train
 from sextet.training import read_log
-
-
-def assert_as_exact(trials, times=2.0, roundings=1):
-    """Median and worst error of ours at most twice the naive one's, up to one rounding of the result.
-
-    Args:
-        trials: (ours, naive, exact) of each seed and scale; errors count relative to the largest exact entry.
-    """
-    errors = torch.tensor(
-        [[float((each.detach().double() - exact).abs().max() / exact.abs().max()) for each in (ours, naive)]
-         for ours, naive, exact in trials]
-    )  # fmt: skip
-    for ours, naive in (errors.median(dim=0).values, errors.amax(dim=0)):
-        # Written so that NaN fails
-        assert ours <= times * naive + roundings * torch.finfo(torch.float32).eps, errors
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.5])
@@ -104,17 +90,6 @@ def test_float32_of_the_gaussian_kernel_is_as_exact_as_by_differences(shift):
             trials.append((kernel_matrix(query, support, "rbf"), naive(query, support), exact))
     # Values are at most 1, and their exponents are sums of three rounded numbers
     assert_as_exact(trials, roundings=4)
-
-
-def assert_near_full_precision(full, half, tolerance):
-    """Losses [steps] of both precisions fall and end near each other; parameters stay float32 and finite."""
-    for losses in (full[0], half[0]):
-        quarter = max(1, len(losses) // 4)
-        assert bool(losses.isfinite().all())
-        assert losses[-quarter:].mean() < losses[:quarter].mean()
-    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in half[1].parameters())
-    assert not torch.equal(full[0], half[0])
-    assert float((full[0] - half[0]).abs().max() / full[0].abs().max()) < tolerance
 
 
 def trained(folder, half):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from infocl_testing.tiny_networks import Tiny
+from sextet_testing.numerics import assert_as_exact, assert_near_full_precision
 from torch import nn
 
 from infocl.augmentation import Augmentation, Views
@@ -20,21 +21,6 @@ from infocl.regularisers import (
 )
 from infocl.training import TrainingConfig, train
 from sextet.training import read_log
-
-
-def assert_as_exact(trials):
-    """Median and worst error of ours at most twice the naive one's, up to one rounding of the result.
-
-    Args:
-        trials: (ours, naive, exact) of each seed and scale; errors count relative to the largest exact entry.
-    """
-    errors = torch.tensor(
-        [[float((each.detach().double() - exact).abs().max() / exact.abs().max()) for each in (ours, naive)]
-         for ours, naive, exact in trials]
-    )  # fmt: skip
-    for ours, naive in (errors.median(dim=0).values, errors.amax(dim=0)):
-        # Written so that NaN fails
-        assert ours <= 2 * naive + torch.finfo(torch.float32).eps, errors
 
 
 def rows(count, dim, seed=0, scale=1.0, shift=0.0):
@@ -86,17 +72,6 @@ def test_float32_is_as_exact_as_the_naive_form(ours, naive, shift):
             other = one + 0.1 * scale * rows(48, 64, seed + 100).float()
             trials.append((ours(other, one), naive(other, one), naive(other.double(), one.double())))
     assert_as_exact(trials)
-
-
-def assert_near_full_precision(full, half, tolerance):
-    """Losses [steps] of both precisions fall and end near each other; parameters stay float32 and finite."""
-    for losses in (full[0], half[0]):
-        quarter = max(1, len(losses) // 4)
-        assert bool(losses.isfinite().all())
-        assert losses[-quarter:].mean() < losses[:quarter].mean()
-    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in half[1].parameters())
-    assert not torch.equal(full[0], half[0])
-    assert float((full[0] - half[0]).abs().max() / full[0].abs().max()) < tolerance
 
 
 def trained(folder, precision):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from nat_crf_testing.chains import plain_log_partition, random_chain, with_gradients
+from sextet_testing.numerics import assert_as_exact, assert_near_full_precision
 from torch import Tensor
 
 from nat_crf.chain import log_partition
@@ -16,21 +17,6 @@ from nat_crf.objective import ObjectiveConfig
 from nat_crf.sequences import pad_batch
 from nat_crf.training import Batch, OptimisationConfig, fit, translator_objective
 from sextet.training import read_log
-
-
-def assert_as_exact(trials):
-    """Median and worst error of ours at most twice the naive one's, up to one rounding of the result.
-
-    Args:
-        trials: (ours, naive, exact) of each seed and scale; errors count relative to the largest exact entry.
-    """
-    errors = torch.tensor(
-        [[float((each.detach().double() - exact).abs().max() / exact.abs().max()) for each in (ours, naive)]
-         for ours, naive, exact in trials]
-    )  # fmt: skip
-    for ours, naive in (errors.median(dim=0).values, errors.amax(dim=0)):
-        # Written so that NaN fails
-        assert ours <= 2 * naive + torch.finfo(torch.float32).eps, errors
 
 
 @pytest.mark.parametrize("method", ["loop", "scan"])
@@ -63,17 +49,6 @@ def test_float32_of_the_fused_normaliser_is_as_exact_as_the_whole_matrix() -> No
             ours = project(states, weight, 4, most_at_once=900).log_normalizer
             trials.append((ours, (states @ weight.mT).logsumexp(dim=2), exact))
     assert_as_exact(trials)
-
-
-def assert_near_full_precision(full, half, tolerance):
-    """Losses [steps] of both precisions fall and end near each other; parameters stay float32 and finite."""
-    for losses in (full[0], half[0]):
-        quarter = max(1, len(losses) // 4)
-        assert bool(losses.isfinite().all())
-        assert losses[-quarter:].mean() < losses[:quarter].mean()
-    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in half[1].parameters())
-    assert not torch.equal(full[0], half[0])
-    assert float((full[0] - half[0]).abs().max() / full[0].abs().max()) < tolerance
 
 
 def trained(folder, precision, crf, fused) -> tuple[Tensor, Nat]:
