@@ -169,8 +169,9 @@ def record_file(folder: Path) -> None:
     task = {"table": "t/t", "cell": "a/b", "profile": "laptop", "seed": 1, "metric": "m"}
     identity = Identity("r", {"x": 1}, {"mnist": "0"}, {"r": "1"})
     record = make_record(
-        task, identity, Scores((0.5, 1.0)), wall_s=1.0, device_s=0.0, peak_bytes=1, device="CPU", root=folder
-    )
+        task, identity, Scores((0.5, 1.0)), wall_s=1.0, own_s=0.5, stages={"s-0": 2.0}, device_s=0.0, peak_bytes=1,
+        device="CPU", root=folder,
+    )  # fmt: skip
     write_record(folder, record)
 
 

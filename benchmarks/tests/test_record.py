@@ -18,8 +18,9 @@ IDENTITY = Identity("toy", {"x": 1}, {"mnist": "abc"}, {"toy": "123"})
 def example(tmp_path, identity=IDENTITY, **task):
     scores = Scores((0.5, 1.0, 0.75))
     return make_record(
-        {**TASK, **task}, identity, scores, wall_s=1.0, device_s=0.0, peak_bytes=7, device="CPU", root=tmp_path
-    )
+        {**TASK, **task}, identity, scores, wall_s=1.0, own_s=0.25, stages={"net-0123": 3.0}, device_s=0.0,
+        peak_bytes=7, device="CPU", root=tmp_path,
+    )  # fmt: skip
 
 
 def test_round_trip(tmp_path):
@@ -34,12 +35,20 @@ def test_round_trip(tmp_path):
 def test_the_schema_is_frozen(tmp_path):
     """Records are kept for years: a change here needs a new schema number and a reader for the old one."""
     content = json.loads(write_record(tmp_path, example(tmp_path)).read_text())
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert list(content) == [
         "table", "cell", "profile", "seed", "metric", "value", "n", "standard_error", "unit", "scores", "wall_s",
-        "device_s", "peak_bytes", "recipe", "config", "config_hash", "data", "sources", "commit", "dirty", "versions",
-        "device", "finished", "schema",
+        "own_s", "stages", "device_s", "peak_bytes", "recipe", "config", "config_hash", "data", "sources", "commit",
+        "dirty", "versions", "device", "finished", "schema",
     ]  # fmt: skip
+
+
+def test_records_of_the_first_schema_are_read(tmp_path):
+    path = write_record(tmp_path, example(tmp_path))
+    content = json.loads(path.read_text())
+    del content["own_s"], content["stages"]
+    path.write_text(json.dumps(content | {"schema": 1}))
+    assert read_record(path) == replace(example(tmp_path), own_s=1.0, stages={}, finished=content["finished"])
 
 
 def test_another_foundation_is_another_file_and_the_current_one_is_used(tmp_path):
@@ -65,7 +74,7 @@ def test_changes_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema", 2, "schema 1"),
+        ("schema", 3, "schema 1 or 2"),
         ("scores", [], "finite numbers"),
         ("scores", [1, "x"], "finite numbers"),
         ("scores", [True], "finite numbers"),

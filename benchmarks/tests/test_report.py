@@ -191,18 +191,18 @@ def test_long_logs_are_thinned_to_their_means_and_many_curves_are_parted(toy):
 
 
 def test_a_row_costs_its_longest_run_in_the_median_over_seeds(result):
-    spent = {("good", 1): 9.0, ("good", 2): 2.0, ("good", 3): 3.0, ("bad", 1): 1.0, ("bad", 2): 1.0, ("bad", 3): 1.0}
+    own = {("good", 1): 7.0, ("good", 2): 0.5, ("good", 3): 1.0, ("bad", 1): 1.0, ("bad", 2): 1.0, ("bad", 3): 1.0}
+    stages = {"good": {"backbone": 50.0, "tuned": 2.0}, "bad": {"backbone": 50.0}}
+
+    def timed(record, row):
+        return replace(record, own_s=own[row, record.seed], stages=stages[row])
+
     cells = tuple(
-        replace(
-            item,
-            records=tuple(
-                replace(record, wall_s=spent[item.cell.row.id, record.seed], device_s=0.0) for record in item.records
-            ),
-        )
+        replace(item, records=tuple(timed(record, item.cell.row.id) for record in item.records))
         for item in result.cells
     )
     changed = replace(result, cells=cells)
-    assert row_seconds([changed]) == {("toy", "laptop", "good"): 3.0, ("toy", "laptop", "bad"): 1.0}
+    assert row_seconds(changed) == {"good": 3.0, "bad": 1.0}
     (chart,) = cost_charts([changed])
     assert [[point.x for point in curve.points] for curve in chart.curves] == [[3.0], [1.0]]
 

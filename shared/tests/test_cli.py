@@ -27,7 +27,10 @@ def count() -> int:
 
 
 def fail(kind: str) -> None:
+    noted = ValueError("broken")
+    noted.add_note("This was in step 6")
     raise {
+        "value in a step": noted,
         "value": ValueError("n_way: expected 2 or more, got 1"),
         "data": DataError("broken"),
         "missing": DataMissing("glyphs: get them there"),
@@ -53,6 +56,7 @@ def test_worked_example(capsys):
     ("kind", "code", "message"),
     [
         ("value", cli.BAD_INPUT, "toy: n_way: expected 2 or more, got 1\n"),
+        ("value in a step", cli.BAD_INPUT, "toy: broken\nThis was in step 6\n"),
         ("data", cli.BAD_INPUT, "toy: broken\n"),
         ("missing", cli.DATA_MISSING, "toy: glyphs: get them there\n"),
         ("disk", cli.SYSTEM_REFUSED, f"toy: [Errno {errno.ENOSPC}] No space left on device: 'weights'\n"),

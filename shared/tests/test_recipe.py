@@ -116,6 +116,37 @@ def test_a_stage_that_broke_off_is_called_again_with_its_folder(tmp_path):
     assert calls == [False, True]
 
 
+def test_what_stages_cost_is_told_to_every_run_that_stands_on_them(tmp_path):
+    def inner(folder):
+        time.sleep(0.06)
+
+    def outer(folder):
+        ran.stage("inner", {}, inner)
+        time.sleep(0.03)
+
+    first, second = context(tmp_path), context(tmp_path)
+    for ran in (first, second):
+        ran.stage("outer", {}, outer)
+        ran.stage("outer", {}, outer)
+    costs = {name.partition("-")[0]: cost for name, cost in first.ledger.costs.items()}
+    assert 0.06 <= costs["inner"] < 0.5
+    assert 0.03 <= costs["outer"] < 0.5
+    assert second.ledger.costs == first.ledger.costs
+    assert first.ledger.inside_s >= sum(costs.values()) > second.ledger.inside_s
+
+
+def test_a_stage_that_fails_leaves_the_ledger_as_it_was(tmp_path):
+    def broken(folder):
+        raise RuntimeError("power cut")
+
+    ran = context(tmp_path)
+    kept = ran.stage("kept", {}, lambda _: None)
+    before = dict(ran.ledger.costs)
+    with pytest.raises(RuntimeError, match="power cut"):
+        ran.stage("net", {}, broken)
+    assert ran.ledger.costs == before == {kept.name: pytest.approx(0, abs=0.1)}
+
+
 def test_changed_code_is_another_stage(tmp_path, package):
     module = importlib.import_module("toy_closure.loop")
     one = context(tmp_path).stage("net", {}, module.build)

@@ -249,6 +249,26 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, bad
     assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_check_of_the_method_itself_that_fails_is_told_with_the_step(tmp_path):
+    def run():
+        with Training(tmp_path, steps=20, state={}, save_every=4) as steps:
+            for step in steps:
+                if step == 6:
+                    raise ValueError("images: expected finite pixels")
+
+    with pytest.raises(ValueError, match="finite pixels") as caught:
+        run()
+    (note,) = caught.value.__notes__
+    assert note.startswith("This was in step 6 of 20; the checkpoints in ")
+    assert checkpoint.load_latest(tmp_path / "checkpoints")[0] == 4
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    (tmp_path / ".tmp-999999999-abcd-log.jsonl").write_text("{")
+    with Training(tmp_path, steps=1, state={}):
+        assert not list(tmp_path.glob(".tmp-*"))
+
+
 def test_weights_that_became_nan_are_not_saved_though_the_loss_is_finite_still(tmp_path):
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 from sextet_bench.charts import Chart, Curve, Point
@@ -10,40 +10,43 @@ from sextet_bench.markup import anchor
 from sextet_bench.record import Record
 from sextet_bench.verdict import CellResult, TableResult
 
-RowKey = tuple[str, str, str]  # paper, profile, row
-
 
 def cost_charts(results: Sequence[TableResult]) -> list[Chart]:
     """A chart for each table in which two rows or more were measured."""
-    costs = row_seconds(results)
-    charts = [cost_chart(result, costs) for result in results]
+    charts = map(cost_chart, results)
     return [chart for chart in charts if len(chart.curves) > 1]
 
 
-def row_seconds(results: Sequence[TableResult]) -> dict[RowKey, float]:
-    """What each row of a paper takes: the longest of its cells' runs, over all tables, median over seeds.
+def row_seconds(result: TableResult) -> dict[str, float]:
+    """What each row takes: the longest of its cells' runs, median over seeds.
 
-    A run that finds a network trained by another run of its row does not pay for it, so the longest counts. What all
-    seeds share (a pre-trained backbone) is paid by one seed alone, so the median leaves it out. What rows share is not
-    told apart: it stands with the row that was run first.
+    A run takes its own seconds and those of the stages it stands on, whichever run built them; a stage that every row
+    of the table stands on (a pre-trained backbone) is left out.
     """
-    costs: dict[RowKey, float] = {}
-    for result in results:
-        for item in result.cells:
-            if item.records:
-                key = result.table.paper, result.profile_name, item.cell.row.id
-                spent = max(median(seconds(record) for record in item.records), 1e-3)
-                costs[key] = max(costs.get(key, 0.0), spent)
+    users: dict[str, set[str]] = {}
+    for item in result.cells:
+        for record in item.records:
+            for stage in record.stages:
+                users.setdefault(stage, set()).add(item.cell.row.id)
+    rows = {item.cell.row.id for item in result.cells if item.records}
+    costs: dict[str, float] = {}
+    for item in result.cells:
+        if item.records:
+            spent = median(
+                record.own_s + sum(took for stage, took in record.stages.items() if users[stage] != rows)
+                for record in item.records
+            )
+            costs[item.cell.row.id] = max(costs.get(item.cell.row.id, 1e-3), spent)
     return costs
 
 
-def cost_chart(result: TableResult, costs: Mapping[RowKey, float]) -> Chart:
+def cost_chart(result: TableResult) -> Chart:
     """A point a cell: what its row takes, and the mean with its 95% interval; a colour a row."""
-    table, curves = result.table, []
+    table, costs, curves = result.table, row_seconds(result), []
     for row in table.rows:
         cells = [item for item in result.cells if item.cell.row.id == row.id and item.verdict.estimate is not None]
         if cells:
-            cost = costs[table.paper, result.profile_name, row.id]
+            cost = costs[row.id]
             points = tuple(_point(item, cost) for item in cells)
             curves.append(Curve(row.title, points, len(curves), joined=False))
     return Chart(
@@ -54,11 +57,6 @@ def cost_chart(result: TableResult, costs: Mapping[RowKey, float]) -> Chart:
         curves=tuple(curves),
         log_x=True,
     )
-
-
-def seconds(record: Record) -> float:
-    """Seconds on the device, or of the wall clock where no device was used."""
-    return record.device_s or record.wall_s
 
 
 def _point(item: CellResult, cost: float) -> Point:

@@ -1,7 +1,8 @@
 """Result records: one JSON file for each (cell, profile, seed), written once and never changed.
 
-Schema 1. A record carries what a statistician needs (the score of every unit) and what it stands on: config, data, the
+A record carries what a statistician needs (the score of every unit) and what it stands on: config, data, the
 source files of the method, commit, versions, device. Where one of the first three has changed since, it is stale.
+Schema 2; schema 1 did not tell the seconds of shared stages from a run's own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from sextet.files import write_atomic
 from sextet.recipe import Scores, fingerprint
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class RecordError(ValueError):
@@ -64,7 +65,13 @@ class Identity:
 
 @dataclass(frozen=True)
 class Record:
-    """One measured number. `value`, `standard_error` and `scores` are in the recipe's own scale."""
+    """One measured number. `value`, `standard_error` and `scores` are in the recipe's own scale.
+
+    Attributes:
+        wall_s: seconds that the run took, with the shared stages that it built or waited for.
+        own_s: the same without them.
+        stages: shared stage -> seconds of building it, whichever run did.
+    """
 
     table: str
     cell: str
@@ -77,6 +84,8 @@ class Record:
     unit: str
     scores: tuple[float, ...]
     wall_s: float
+    own_s: float
+    stages: Mapping[str, float]
     device_s: float
     peak_bytes: int
     recipe: str
@@ -104,8 +113,8 @@ class Record:
 
 
 def make_record(
-    task: Mapping[str, Any], identity: Identity, scores: Scores, *, wall_s: float, device_s: float, peak_bytes: int,
-    device: str, root: Path,
+    task: Mapping[str, Any], identity: Identity, scores: Scores, *, wall_s: float, own_s: float,
+    stages: Mapping[str, float], device_s: float, peak_bytes: int, device: str, root: Path,
 ) -> Record:  # fmt: skip
     """A record of `scores`; `task` gives table, cell, profile, seed and metric."""
     commit, dirty = git_state(root)
@@ -117,6 +126,8 @@ def make_record(
         unit=scores.unit,
         scores=tuple(round(value, 6) for value in scores.values),
         wall_s=round(wall_s, 3),
+        own_s=round(own_s, 3),
+        stages=dict(stages),
         device_s=round(device_s, 3),
         peak_bytes=peak_bytes,
         recipe=identity.recipe,
@@ -149,8 +160,10 @@ def read_record(path: Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise RecordError(f"{path}: expected a result record of schema {SCHEMA}")
+    if not isinstance(content, dict) or content.get("schema") not in (1, SCHEMA):
+        raise RecordError(f"{path}: expected a result record of schema 1 or {SCHEMA}")
+    if content["schema"] == 1:
+        content |= {"own_s": content.get("wall_s"), "stages": {}, "schema": SCHEMA}
     names = {item.name for item in fields(Record)}
     if set(content) != names:
         raise RecordError(f"{path}: keys missing or unknown: {', '.join(sorted(names ^ set(content)))}")

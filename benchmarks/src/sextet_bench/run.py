@@ -14,7 +14,7 @@ from typing import Literal
 from sextet.cuda import Usage
 from sextet.data import DataMissing
 from sextet.errors import Interrupted
-from sextet.recipe import Metrics, RunContext, suggestion
+from sextet.recipe import Ledger, Metrics, RunContext, suggestion
 from sextet.training import SignalGuard
 from sextet_bench.house import House, cell_identities, find_recipe
 from sextet_bench.record import Record, make_record, read_records, write_record
@@ -87,7 +87,7 @@ def plan_tasks(
     return to_do, done
 
 
-def compute(house: House, task: Task, device: str = "auto") -> tuple[Metrics, Usage]:
+def compute(house: House, task: Task, device: str = "auto") -> tuple[Metrics, Usage, Ledger]:
     """Run one task to its end in its folder.
 
     Raises:
@@ -113,7 +113,7 @@ def compute(house: House, task: Task, device: str = "auto") -> tuple[Metrics, Us
         raise ValueError(
             f"recipe {profile.recipe} gave no {task.table.metric!r}{suggestion(task.table.metric, metrics)}"
         )
-    return metrics, usage
+    return metrics, usage, context.ledger
 
 
 def execute(house: House, task: Task, device: str = "auto") -> Record:
@@ -122,7 +122,7 @@ def execute(house: House, task: Task, device: str = "auto") -> Record:
 
     from sextet.cuda import select_device
 
-    metrics, usage = compute(house, task, device)
+    metrics, usage, ledger = compute(house, task, device)
     where, metric = select_device(device), task.table.metric
     profile = task.table.profile(task.profile_name)
     on_gpu = where.type == "cuda"
@@ -137,6 +137,8 @@ def execute(house: House, task: Task, device: str = "auto") -> Record:
         cell_identities(task.table, profile, house.data_root)[0][task.cell_id],
         metrics[metric],
         wall_s=usage.wall_s,
+        own_s=usage.wall_s - ledger.inside_s,
+        stages=ledger.costs,
         device_s=usage.wall_s if on_gpu else 0.0,
         peak_bytes=usage.peak_bytes,
         device=torch.cuda.get_device_name(where) if on_gpu else f"CPU {platform.machine()}, {profile.cpus} threads",

@@ -23,10 +23,10 @@ from lmim.conversion import make_pretrained
 from lmim.imagenet import IMAGENET, decode_imagenet
 from lmim.loading import Augmented
 from lmim.paper import PAPER, PaperConfig, fine_tuning_job, load_pretrained, pretraining_job, run_paper
-from lmim.processes import launch
 from lmim.segmentation_recipe import RECIPE as SEGMENTATION
 from sextet.data import adopt
 from sextet.errors import Interrupted
+from sextet.processes import launch
 from sextet.recipe import RunContext
 from sextet.training import read_log
 
@@ -65,7 +65,9 @@ def _toy_runs(monkeypatch):
     for name, run in TOY.items():
         monkeypatch.setitem(configs.PAPER_RUNS, name, run)
         monkeypatch.setitem(configs.SHORT_FINE_TUNING, name, run.fine_tuning)
-    monkeypatch.setattr("lmim.paper.launch", lambda job, arguments, *, device, processes: job(None, device, *arguments))
+    monkeypatch.setattr(
+        "lmim.paper.launch", lambda job, arguments, *, folder, device, processes: job(None, device, *arguments)
+    )
 
 
 @pytest.fixture
@@ -233,7 +235,7 @@ def test_two_processes_are_one_with_twice_the_accumulation(root, tmp_path):
             (pretraining_job, (run, before, 0, root, 0, False)), (fine_tuning_job, (run, before, after, 0, root, 0))
         ]  # fmt: skip
         for job, arguments in jobs:
-            launch(job, arguments, device=torch.device("cpu"), processes=processes)
+            launch(job, arguments, folder=after, device=torch.device("cpu"), processes=processes)
     for stage in ("pretraining", "fine-tuning"):
         one, two = (read_log(tmp_path / name / stage) for name in ("one", "two"))
         assert len(one) == len(two)

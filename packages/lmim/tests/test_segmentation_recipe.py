@@ -77,7 +77,7 @@ def _small(monkeypatch):
         monkeypatch.setitem(configs.PAPER_RUNS, name, run)
     for module in ("lmim.paper", "lmim.segmentation_recipe"):
         monkeypatch.setattr(
-            f"{module}.launch", lambda job, arguments, *, device, processes: job(None, device, *arguments)
+            f"{module}.launch", lambda job, arguments, *, folder, device, processes: job(None, device, *arguments)
         )
     monkeypatch.setattr("lmim.ade20k.SHORT", 32)
     monkeypatch.setattr("lmim.ade20k.LONG", 128)

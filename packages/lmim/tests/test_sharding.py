@@ -1,72 +1,96 @@
-"""Pre-training with parameters sharded over processes (FSDP)."""
+"""Pre-training with parameters divided among processes (FSDP): as one process does it, stopped and continued or not."""
 
 from __future__ import annotations
 
-import socket
+import os
+import signal
+from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from lmim import LocalMim
-from lmim.pretraining import TapLosses, counter_seed
-from lmim.schedule import parameter_groups
+from lmim.config import MimConfig, PretrainingConfig
+from lmim.pretraining import pretrain
+from lmim.sharding import whole_state
+from lmim.swin_mim import SwinLocalMim
+from sextet.errors import Interrupted
+from sextet.processes import launch
+from sextet.training import read_log
+
+CPU = torch.device("cpu")
+CONFIG = PretrainingConfig(
+    epochs=3, warmup_epochs=1, batch=16, accumulation=2, base_lr=0.03, lr_min=0.0, precision="fp32", sharded=True
+)
+SWIN = MimConfig(
+    backbone="swin", image=96, patch=4, channels=1, dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), window=4,
+    decoder_dims=(8,), decoder_heads=2, bins=4, scales=(1.0,),
+)  # fmt: skip
 
 
-def small():
+def small(kind):
     torch.manual_seed(0)
+    if kind == "swin":
+        return SwinLocalMim.of(SWIN).double()
     return LocalMim(16, 4, 8, 7, 2, decoder_dim=8, decoder_heads=2, bins=4, channels=1).double()
 
 
-def images(number):
-    return torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(number)).double()
+def images(number, side):
+    return torch.randn(4, 1, side, side, generator=torch.Generator().manual_seed(number)).double()
 
 
-def micro_loss(forward, number):
-    torch.manual_seed(counter_seed(5, number))
-    return forward(images(number)).sum()
+def job(accelerator, device, kind, config, folder, stop_at):
+    """One process of the training; the first one writes the whole model."""
+    model = small(kind)
+
+    def batch(number):
+        if number == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return images(number, 96 if kind == "swin" else 16)
+
+    pretrain(
+        model, batch, config, folder, steps_per_epoch=2, seed=5, device=device, accelerator=accelerator, save_every=4
+    )
+    assert config.sharded == isinstance(next(model.parameters()), DTensor)
+    state = whole_state(model)
+    if accelerator is None or accelerator.is_main_process:
+        safetensors.torch.save_file(state, folder / "model.safetensors")
 
 
-def step(model, loss_of):
-    """One step; the optimiser is made first, since a forward pass puts whole tensors in the place of outer shards."""
-    optimizer = torch.optim.SGD(parameter_groups(model, 0.05), lr=0.1)
-    loss_of().backward()
-    optimizer.step()
-
-
-def sharded_step(rank, port, path):
-    """One of two processes: its micro-batch, gradients reduced over both; the first writes the weights."""
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    mesh = init_device_mesh("cpu", (2,))
-    model = small()
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    forward = fully_shard(TapLosses(model, 0.75), mesh=mesh)
-    assert all(isinstance(value, DTensor) for value in model.parameters())
-    step(model, lambda: micro_loss(forward, rank))
-    # In order of names in both processes, since gathering is collective
-    whole = {name: value.full_tensor().detach() for name, value in model.named_parameters()}
-    if rank == 0:
-        torch.save(whole, path)
-    dist.destroy_process_group()
+def trained(folder, kind, processes, stop_at=-1):
+    config = replace(CONFIG, sharded=processes > 1, accumulation=4 // processes)
+    launch(job, (kind, config, folder, stop_at), folder=folder, device=CPU, processes=processes)
+    return safetensors.torch.load_file(folder / "model.safetensors")
 
 
 @pytest.mark.slow
-def test_a_step_of_two_shards_is_one_of_the_whole_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(sharded_step, (port, str(tmp_path / "whole.pt")), nprocs=2)
-    found = torch.load(tmp_path / "whole.pt", weights_only=True)
-    model, before = small(), small()
-    forward = TapLosses(model, 0.75)
-    step(model, lambda: (micro_loss(forward, 0) + micro_loss(forward, 1)) / 2)
-    assert found.keys() == dict(model.named_parameters()).keys()
-    for (name, wanted), start in zip(model.named_parameters(), before.parameters(), strict=True):
-        torch.testing.assert_close(
-            found[name], wanted.detach(), rtol=1e-7, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_divided_among_two_processes_is_whole_in_one(tmp_path, kind, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    wanted = trained(tmp_path / "one", kind, 1)
+    found = trained(tmp_path / "two", kind, 2)
+    assert found.keys() == wanted.keys()
+    start = small(kind).state_dict()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8, msg=name)
+    assert sum(not value.equal(start[name]) for name, value in wanted.items()) > 0.9 * len(wanted)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "stopped", kind, 2, stop_at=9)  # micro-batch 9 is in the third step, of the second process
+    assert len(read_log(tmp_path / "stopped")) < len(read_log(tmp_path / "two")) == 6
+    continued = trained(tmp_path / "stopped", kind, 2)
+    for name, value in found.items():
+        assert value.equal(continued[name]), name
+    assert read_log(tmp_path / "stopped") == read_log(tmp_path / "two")
+
+
+def test_what_does_not_go_with_it(tmp_path):
+    with pytest.raises(ValueError, match="expected several processes"):
+        pretrain(small("vit"), images, CONFIG, tmp_path, steps_per_epoch=2, seed=5, device=CPU)
+    with pytest.raises(ValueError, match="no probes"):
+        pretrain(
+            small("vit"), images, CONFIG, tmp_path, steps_per_epoch=2, seed=5, device=CPU, after_epoch=lambda _: {}
         )
-        assert not wanted.equal(start) or name.endswith("bias"), name
+    with pytest.raises(ValueError, match="got fp16"):
+        replace(CONFIG, precision="fp16")

@@ -73,7 +73,7 @@ def main(
     except (ValueError, OSError, NonFiniteLoss) as error:
         if os.environ.get("SEXTET_TRACEBACK"):
             raise
-        print(f"{prog}: {error}", file=sys.stderr)
+        print("\n".join([f"{prog}: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         from sextet.data import DataMissing
 
         codes = {NonFiniteLoss: CHECK_FAILED, DataMissing: DATA_MISSING, OSError: SYSTEM_REFUSED}

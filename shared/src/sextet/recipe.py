@@ -14,8 +14,9 @@ import importlib.util
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,30 @@ class Scores:
 Metrics = Mapping[str, Scores]
 
 
+@dataclass
+class Ledger:
+    """What the stages that a run asked for cost, whichever run built them.
+
+    Attributes:
+        costs: name of a stage's folder -> seconds of building it (since it was last begun), stages within it apart.
+        inside_s: seconds that this run spent in `RunContext.stage`, building or waiting.
+    """
+
+    costs: dict[str, float] = field(default_factory=dict)
+    inside_s: float = 0.0
+
+    def build(self, name: str, build: Callable[[], None]) -> dict[str, float]:
+        """Call `build`; what it cost by stage: its own seconds as `name`, and the stages that it asked for."""
+        costs, inside, start = self.costs, self.inside_s, time.perf_counter()
+        self.costs, self.inside_s = {}, 0.0
+        try:
+            build()
+            own = time.perf_counter() - start - self.inside_s
+            return self.costs | {name: round(own, 3)}
+        finally:
+            self.costs, self.inside_s = costs, inside
+
+
 @dataclass(frozen=True)
 class RunContext:
     """Where and how one run happens. Everything else that determines its result is in the config and the seed.
@@ -75,6 +100,7 @@ class RunContext:
         device: for `cuda.select_device`.
         data_root: where datasets lie; None for the default.
         progress: whether to show progress on a terminal.
+        ledger: of the stages that were asked for.
     """
 
     directory: Path
@@ -83,6 +109,7 @@ class RunContext:
     device: str = "auto"
     data_root: Path | None = None
     progress: bool = True
+    ledger: Ledger = field(default_factory=Ledger, compare=False)
 
     def stage(self, name: str, config: Any, build: Callable[[Path], None], *, uses: Sequence[str] = ()) -> Path:
         """The folder of an intermediate result (a pre-trained network, say), built once and then shared.
@@ -100,6 +127,7 @@ class RunContext:
 
         from sextet.cuda import select_device
 
+        start = time.perf_counter()
         while isinstance(build, functools.partial):
             build = build.func
         modules = sorted({build.__module__, *uses})
@@ -113,8 +141,11 @@ class RunContext:
             if not done.exists():
                 folder.mkdir(exist_ok=True)
                 remove_leftovers(folder)
-                build(folder)
-                write_atomic(done, json.dumps({"config": plain(config), "code": code}, indent=1).encode())
+                costs = self.ledger.build(folder.name, functools.partial(build, folder))
+                content = {"config": plain(config), "code": code, "costs": costs}
+                write_atomic(done, json.dumps(content, indent=1).encode())
+        self.ledger.costs |= json.loads(done.read_text())["costs"]
+        self.ledger.inside_s += time.perf_counter() - start
         return folder
 
 

@@ -116,15 +116,18 @@ class Training:
             self._scaler.load_state_dict(saved["scaler"])
             cuda.restore_rng_state(saved["rng"][rank])
         if self.is_main:
+            files.remove_leftovers(self.directory)
             truncate_log(self.directory / "log.jsonl", self.step)
         self._signals.__enter__()
         self._progress = start_progress(self._progress_title, self.total, self.step) if self.is_main else None
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if self._progress is not None:
             self._progress.stop()
         self._signals.__exit__()
+        if isinstance(error, ValueError):  # a method's own check, which does not know where in the run it is
+            error.add_note(f"This was in step {self.step} of {self.total}; {self._what_is_left()}")
 
     def __iter__(self) -> Iterator[int]:
         """Yield the index of each step still to do; save on the way, at the end and when a signal asks to stop.
@@ -204,8 +207,8 @@ class Training:
             from accelerate.utils import gather_object
 
             generators = gather_object(generators)  # one entry a process, in rank order
+        parts = {name: part.state_dict() for name, part in self.state.items()}  # in every process: shards are gathered
         if self.is_main:
-            parts = {name: part.state_dict() for name, part in self.state.items()}
             broken = find_nan(parts)
             if broken:  # the loss shows a step's damage one step later only, when this would be the last checkpoint
                 raise self._not_finite(f"{broken} became nan in step {self.step - 1}")
@@ -216,9 +219,11 @@ class Training:
 
     def _not_finite(self, what: str) -> NonFiniteLoss:
         return NonFiniteLoss(
-            f"{what}; the checkpoints in {self.directory / 'checkpoints'} are from before. "
-            "Lower the learning rate or raise the precision and start in a new folder"
+            f"{what}; {self._what_is_left()}. Lower the learning rate or raise the precision and start in a new folder"
         )
+
+    def _what_is_left(self) -> str:
+        return f"the checkpoints in {self.directory / 'checkpoints'} are from before"
 
     def _check_fits(self, saved: Mapping[str, Any]) -> int:
         """This process's rank, if the checkpoint holds the same parts for the same number of processes."""

@@ -82,16 +82,6 @@ class PublishedConfig:
             raise AdapterFileError(str(error)) from error
 
 
-def published_size(config: PublishedConfig, depth: int = 12, width: int = 768) -> int:
-    """Bytes of a file: depth m (width h b / 8 + 8) plus the classifier, m = 2 or 4 matrices a block."""
-    settings = config.adapter()
-    matrices = 2 if settings.method == "adaptformer" else 4
-    adapters = depth * matrices * (width * settings.dim * settings.bits // 8 + 8)
-    return adapters + (
-        config.num_class * width // 8 + 8 if settings.head_bits == 1 else 4 * config.num_class * (width + 1)
-    )
-
-
 def read_config(path: str | Path) -> PublishedConfig:
     """Read a released `.yaml`: one `key: value` a line.
 

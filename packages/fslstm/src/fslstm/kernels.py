@@ -25,8 +25,10 @@ def kernel_matrix(first: Tensor, second: Tensor, kernel: str = "linear", gamma: 
         raise ValueError(f"gamma: expected a positive number, with kernel='rbf' only; got {gamma} with {kernel!r}")
     if kernel == "cosine":
         first, second = (torch.nn.functional.normalize(rows, dim=-1) for rows in (first, second))
-    inner = first @ second.mT
     if kernel != "rbf":
-        return inner
+        return first @ second.mT
+    centre = second.detach().mean(dim=-2, keepdim=True)  # no distance depends on it, digits of the squares below do
+    first, second = first - centre, second - centre
+    inner = first @ second.mT
     squared = first.square().sum(-1)[..., :, None] + second.square().sum(-1)[..., None, :] - 2 * inner
     return torch.exp(-(gamma or 1 / first.shape[-1]) * squared.clamp_min(0))

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +24,8 @@ from infocl.training import Source, TrainingConfig, train
 from sextet.checkpoint import load_foreign
 from sextet.cuda import select_device
 from sextet.data import load
-from sextet.errors import Interrupted
 from sextet.files import write_atomic
-from sextet.recipe import configure, plain
-from sextet.training import SignalGuard
+from sextet.processes import launch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,7 +33,6 @@ if TYPE_CHECKING:
 METHODS = {"simclr": SimClr, "byol": Byol, "barlow": BarlowTwins, "supervised": Supervised}
 STEMS = {"CIFAR10": "cifar", "CIFAR100": "cifar", "STL-10": "stl10", "ImageNet": "imagenet"}
 SIDES = {"CIFAR10": 32, "CIFAR100": 32, "STL-10": 64, "ImageNet": 224}
-POLL = 0.5
 
 
 @dataclass(frozen=True)
@@ -135,16 +127,15 @@ def pretrain(config: PretrainingConfig, folder: Path, *, seed: int, device: str,
 
     Several processes, where the config asks for them, are started here and share every batch.
     """
-    if config.processes > 1:
-        _start_processes(config, folder, seed, device, root)
-    else:
-        _train(config, folder, seed, select_device(device), root, None)
+    arguments = config, folder, seed, root
+    launch(pretraining_job, arguments, folder=folder, device=select_device(device), processes=config.processes)
 
 
-def _train(
-    config: PretrainingConfig, folder: Path, seed: int, device: torch.device, root: Path | None,
-    accelerator: Accelerator | None,
+def pretraining_job(
+    accelerator: Accelerator | None, device: torch.device, config: PretrainingConfig, folder: Path, seed: int,
+    root: Path | None,
 ) -> None:  # fmt: skip
+    """One process of the training; the first one writes the encoders."""
     torch.manual_seed(seed)
     model = make_method(config)
     kept = {*config.checkpoints, config.training.epochs}
@@ -159,47 +150,8 @@ def _train(
     train(model, source, config.training, folder, seed=seed, device=device, on_epoch=keep, accelerator=accelerator)
 
 
-def _start_processes(config: PretrainingConfig, folder: Path, seed: int, device: str, root: Path | None) -> None:
-    """This module as a program, once a process, by torch's launcher; a signal reaches them all.
-
-    Raises:
-        Interrupted: after a signal; their state is saved.
-        RuntimeError: they failed.
-    """
-    request = {"config": plain(config), "seed": seed, "device": device, "root": None if root is None else str(root)}
-    write_atomic(folder / "request.json", json.dumps(request).encode())
-    command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={config.processes}", "-m", __spec__.name]
-    with SignalGuard() as guard:
-        launcher = subprocess.Popen([sys.executable, "-m", *command, str(folder)])
-        told = False
-        while launcher.poll() is None:
-            time.sleep(POLL)
-            if guard.signum and not told:
-                launcher.send_signal(signal.SIGTERM)
-                told = True
-    if guard.signum:
-        raise Interrupted(guard.signum, folder)
-    if launcher.returncode:
-        raise RuntimeError(f"pre-training in {config.processes} processes ended with code {launcher.returncode}")
-
-
-def _main(folder: Path) -> None:
-    """One of several processes."""
-    from accelerate import Accelerator
-
-    request = json.loads((folder / "request.json").read_text())
-    config = configure(PretrainingConfig, request["config"])
-    root = None if request["root"] is None else Path(request["root"])
-    accelerator = Accelerator(cpu=request["device"] == "cpu")
-    _train(config, folder, request["seed"], accelerator.device, root, accelerator)
-
-
 def load_encoder(config: PretrainingConfig, file: Path) -> nn.Module:
     """An encoder out of a file that `pretrain` wrote, in evaluation mode."""
     encoder = make_encoder(config)
     encoder.load_state_dict(load_foreign(file))
     return encoder.eval()
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))

@@ -90,6 +90,8 @@ class PretrainingConfig:
         weight_decay, betas: of AdamW; vectors and biases are not decayed.
         precision: fp32, tf32, bf16 or fp16 (with loss scaling).
         crop_scale: area of the random crops; flips come with them.
+        sharded: divide parameters, gradients and optimiser state among the processes; not with fp16, whose loss scale
+            would have to be agreed upon.
     """
 
     epochs: int = 1600
@@ -102,9 +104,12 @@ class PretrainingConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     precision: Precision = "fp16"
     crop_scale: tuple[float, float] = (0.2, 1.0)
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         check_length(self)
+        if self.sharded and self.precision == "fp16":
+            raise ValueError("precision: expected bf16, tf32 or fp32 with sharded, got fp16")
 
     @property
     def peak_lr(self) -> float:

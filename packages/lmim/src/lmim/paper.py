@@ -44,11 +44,12 @@ from lmim.loading import (
     right_answers,
 )
 from lmim.pretraining import pretrain
-from lmim.processes import launch
 from lmim.schedule import is_decayed, is_decayed_in_fine_tuning, is_decayed_swin, swin_layer, vit_layer
+from lmim.sharding import whole_state
 from sextet.cuda import Precision, autocast, select_device
 from sextet.data import Passport, load
 from sextet.files import write_atomic
+from sextet.processes import launch
 from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class PaperConfig:
         precision: fp16 as published, with loss scaling; bf16, tf32, fp32.
         workers: processes that decode images, for each device.
         compiled: run pre-training's forward pass through `torch.compile`.
+        sharded: divide the model among the devices in pre-training; with another precision than fp16.
         timing_steps: of `timing`.
     """
 
@@ -101,6 +103,7 @@ class PaperConfig:
     precision: Precision = "fp16"
     workers: int = 16
     compiled: bool = False
+    sharded: bool = False
     timing_steps: int = 200
 
     def __post_init__(self) -> None:
@@ -111,6 +114,8 @@ class PaperConfig:
             raise ValueError(f"arm: {self.arm} is of ViTs only, got run {self.run}")
         if self.devices < 1 or PUBLISHED_DEVICES % self.devices:
             raise ValueError(f"devices: expected a divisor of {PUBLISHED_DEVICES}, got {self.devices}")
+        if self.sharded and (self.devices == 1 or self.precision == "fp16"):
+            raise ValueError(f"sharded: expected devices to share, not in fp16; got {self.devices}, {self.precision}")
 
     def settings(self) -> Run:
         """Model, pre-training and fine-tuning of this cell, accumulation for its devices included."""
@@ -118,7 +123,12 @@ class PaperConfig:
         more = PUBLISHED_DEVICES // self.devices
         return Run(
             self.model(run.model),
-            replace(run.pretraining, accumulation=run.pretraining.accumulation * more, precision=self.precision),
+            replace(
+                run.pretraining,
+                accumulation=run.pretraining.accumulation * more,
+                precision=self.precision,
+                sharded=self.sharded,
+            ),
             replace(run.fine_tuning, accumulation=run.fine_tuning.accumulation * more, precision=self.precision),
         )
 
@@ -153,7 +163,7 @@ def pretraining_stage(config: PaperConfig, context: RunContext) -> Path:
 
     def build(folder: Path) -> None:
         arguments = settings, folder, context.seed, context.data_root, config.workers, config.compiled
-        launch(pretraining_job, arguments, device=device, processes=config.devices)
+        launch(pretraining_job, arguments, folder=folder, device=device, processes=config.devices)
 
     return context.stage("pretraining", recipe | {"devices": config.devices}, build)
 
@@ -169,9 +179,10 @@ def pretraining_job(
         model, stream.images, settings.pretraining, folder, steps_per_epoch=stream.share.steps_per_epoch, seed=seed,
         device=device, accelerator=accelerator, save_every=500, compiled=compiled, **of_model(settings.model),
     )  # fmt: skip
+    state = whole_state(model)
     if accelerator is None or accelerator.is_main_process:
         notes = {"gpu_hours": str(meter.hours(accelerator.num_processes if accelerator else 1))}
-        state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        state = {name: value.cpu().contiguous() for name, value in state.items()}
         write_atomic(folder / "model.safetensors", safetensors.torch.save(state, notes))
 
 
@@ -222,7 +233,7 @@ def fine_tuning_stage(config: PaperConfig, context: RunContext) -> Path:
 
     def build(folder: Path) -> None:
         arguments = settings, before, folder, context.seed, context.data_root, config.workers
-        launch(fine_tuning_job, arguments, device=device, processes=config.devices)
+        launch(fine_tuning_job, arguments, folder=folder, device=device, processes=config.devices)
 
     recipe = {"pretraining": before.name, "fine_tuning": plain(settings.fine_tuning), "seed": context.seed}
     return context.stage("fine-tuning", recipe | {"devices": config.devices}, build)
@@ -272,7 +283,7 @@ def hours_per_epoch(config: PaperConfig, context: RunContext) -> float:
     settings, device = config.settings(), select_device(context.device)
     folder = context.directory / "timing"
     arguments = settings, folder, context.seed, context.data_root, config.workers, config.compiled, config.timing_steps
-    launch(timing_job, arguments, device=device, processes=config.devices)
+    launch(timing_job, arguments, folder=folder, device=device, processes=config.devices)
     return float(np.load(folder / "hours.npy", allow_pickle=False))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lmim.config import PretrainingConfig
 from lmim.schedule import is_decayed, learning_rate, parameter_groups
+from lmim.sharding import FSDPModule, WholeState, gradients_stay, shard
 from sextet.cuda import synchronize
 from sextet.training import Training
 
@@ -116,18 +117,22 @@ def pretrain(
 
     Returns:
         The meter, with this process's seconds of computing.
+
+    Raises:
+        ValueError: `config.sharded` with a single process, or with `after_epoch`, which would see parts of the model.
     """
+    if config.sharded and after_epoch is not None:
+        raise ValueError("sharded: expected no probes during pre-training, got after_epoch")
     model.to(device).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay, decayed), lr=0.0, betas=config.betas)
     forward: Any = TapLosses(model, mask_ratio)
-    forward = accelerator.prepare_model(forward) if accelerator else forward
+    optimizer, state, forward = set_up(model, forward, config, decayed, device, accelerator)
     forward = torch.compile(forward) if compiled else forward
     weights = torch.tensor(loss_weights or 1.0, device=device)
     meter, rank, processes = ComputeMeter(), *place(accelerator)
     with Training(
         folder,
         steps=config.epochs * steps_per_epoch,
-        state={"model": model, "optimizer": optimizer, "meter": meter},
+        state={**state, "meter": meter},
         config={**asdict(config), "mask_ratio": mask_ratio, "loss_weights": loss_weights, "seed": seed},
         save_every=save_every,
         device=device,
@@ -158,6 +163,20 @@ def pretrain(
     return meter
 
 
+def set_up(
+    model: nn.Module, forward: nn.Module, config: PretrainingConfig, decayed: Callable[[str, nn.Parameter], bool],
+    device: torch.device, accelerator: Accelerator | None,
+) -> tuple[torch.optim.Optimizer, dict[str, Any], nn.Module]:  # fmt: skip
+    """AdamW, what a checkpoint holds of it and the model, and the forward pass, made ready for several processes."""
+    if config.sharded:
+        shard(forward, model, device)  # before the optimiser, which must be given the shards
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay, decayed), lr=0.0, betas=config.betas)
+    if config.sharded:
+        return optimizer, {"model": WholeState(model), "optimizer": WholeState(model, optimizer)}, forward
+    forward = accelerator.prepare_model(forward) if accelerator else forward
+    return optimizer, {"model": model, "optimizer": optimizer}, forward
+
+
 def rate_of_step(step: int, steps_per_epoch: int, config: PretrainingConfig) -> float:
     """The learning rate of a step (0-based), by the epoch at its start."""
     return learning_rate(
@@ -183,4 +202,6 @@ def place(accelerator: Accelerator | None) -> tuple[int, int]:
 
 def gradients_wait(forward: nn.Module, accelerator: Accelerator | None, *, wait: bool) -> Any:
     """Context in which processes do not exchange gradients yet."""
+    if isinstance(forward, FSDPModule):
+        return gradients_stay(forward) if wait else nullcontext()
     return accelerator.no_sync(forward) if accelerator and wait else nullcontext()

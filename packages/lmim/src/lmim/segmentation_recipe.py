@@ -20,12 +20,12 @@ from lmim.imagenet import IMAGENET
 from lmim.loading import Share, Stream
 from lmim.paper import PaperConfig, fine_tuning_stage, load_pretrained, pretraining_stage
 from lmim.pretraining import counter_seed, place, set_rate
-from lmim.processes import launch
 from lmim.schedule import is_decayed, layer_scale, vit_layer
 from lmim.segmentation import Confusion, SegmentationLoss, Segmenter, resized, sliding_logits
 from sextet.cuda import Precision, autocast, seed_everything, select_device
 from sextet.data import Passport, load
 from sextet.files import write_atomic
+from sextet.processes import launch
 from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
 from sextet.training import Training
 
@@ -124,7 +124,7 @@ def run_segmentation(config: SegmentationConfig, context: RunContext) -> Metrics
 
     def build(folder: Path) -> None:
         arguments = config, before, folder, context.seed, context.data_root
-        launch(segmentation_job, arguments, device=device, processes=config.devices)
+        launch(segmentation_job, arguments, folder=folder, device=device, processes=config.devices)
 
     recipe = {key: value for key, value in plain(config).items() if key != "workers"}
     folder = context.stage(
