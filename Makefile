@@ -12,7 +12,7 @@ FAIRSEQ := .venv-fairseq
 FAIRSEQ_PYTHON ?= 3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-fairseq test-faults test-report fuzz mutate docs coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench check check-quick plan clean
+.PHONY: help setup test test-slow test-fairseq test-faults test-report fuzz mutate docs coverage lint types format standalone reproduce reproduce-cdfsl reproduce-vtab report bench scaling check check-quick plan clean
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -64,7 +64,7 @@ test-faults: $(READY) ## every trainer killed, stopped, starved and poisoned, in
 fuzz: $(READY) ## every parser on damaged files for 30 s (about 16 minutes); FUZZ="--seconds 5 idx mat"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
 
-mutate: $(READY) ## which changes to a file its tests do not notice: FILE=path.py TESTS="tests/test_path.py ..."
+mutate: $(READY) ## which changes to the equations the tests do not notice (an hour), or FILE=path.py TESTS="tests/test_path.py ..."
 	OMP_NUM_THREADS=1 $(BIN)/python tools/mutate.py $(FILE) $(TESTS)
 
 test-report: $(READY) ## the report in headless Chromium (needs chromium and chromedriver; else skipped)
@@ -99,6 +99,10 @@ bench: $(READY) ## speed side by side with other formulations, one thread (about
 	$(BIN)/python -m benchmarks.speed.cdfsl_ata --out runs/speed/cdfsl_ata.json
 	$(BIN)/python -m benchmarks.speed.infocl --out runs/speed/infocl.json
 	$(BIN)/python -m benchmarks.speed.lmim --out runs/speed/lmim.json
+
+scaling: $(READY) ## how time and memory grow with n, T, V, adapters, episodes, one thread (about 5 minutes, on an idle machine)
+	$(BIN)/python -m benchmarks.speed.scaling --out runs/speed/scaling.json
+	$(BIN)/python tools/evidence.py scaling runs/speed/scaling.json
 
 check: $(READY) ## whether what was measured here still says what was published
 	$(SEXTET) check

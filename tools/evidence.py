@@ -1,6 +1,6 @@
-"""Turn what `make coverage` and `make test-faults` wrote into figures for the page on trust.
+"""Turn what `make coverage`, `make test-faults` and `make scaling` wrote into figures for the page on trust.
 
-Usage: python tools/evidence.py coverage runs/coverage.json | faults runs/faults.xml
+Usage: python tools/evidence.py coverage runs/coverage.json | faults runs/faults.xml | scaling runs/speed/scaling.json
 """
 
 from __future__ import annotations
@@ -56,9 +56,29 @@ def faults(path: Path) -> Evidence:
     )  # fmt: skip
 
 
-def main(kind: tyro.conf.Positional[Literal["coverage", "faults"]], path: tyro.conf.Positional[Path], /) -> None:
+def scaling(path: Path) -> Evidence:
+    """Exponents of cost against size, out of what `benchmarks.speed.scaling` wrote."""
+    content = json.loads(path.read_text())
+    rows = tuple(
+        (item["name"], " to ".join(str(item["sizes"][end]) for end in (0, -1)), f"{item['ours']:.2f}",
+         f"{item['low']:.2f} to {item['high']:.2f}", f"{item['upper_half']:.2f}", item["verdict"])
+        for item in content["results"]
+    )  # fmt: skip
+    processor = content["environment"]["processor"]
+    return Evidence(
+        title="Scaling", command="make scaling",
+        text="Cost ~ size^b: exponents fitted to processor time and counted memory over a ladder of sizes, with their "
+        f"95% intervals, and what theory expects; `upper half` is fitted to the larger sizes. {processor}, one thread.",
+        columns=("cost", "sizes", "b", "95% interval", "upper half", "expected"), rows=rows,
+    )  # fmt: skip
+
+
+def main(
+    kind: tyro.conf.Positional[Literal["coverage", "faults", "scaling"]], path: tyro.conf.Positional[Path], /
+) -> None:
     """Write `benchmarks/evidence/<kind>.json`; `sextet readme` writes the page from it."""
-    write_evidence(ROOT / "benchmarks/evidence" / f"{kind}.json", {"coverage": coverage, "faults": faults}[kind](path))
+    reader = {"coverage": coverage, "faults": faults, "scaling": scaling}[kind]
+    write_evidence(ROOT / "benchmarks/evidence" / f"{kind}.json", reader(path))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Mutation testing: change one operator, constant, condition or call of a file at a time; do its tests notice?
 
-Usage: python tools/mutate.py FILE TESTS... [--sample N] [--seed S] [--timeout SECONDS]
+Usage: python tools/mutate.py [FILE TESTS...] [--sample N] [--seed S] [--timeout SECONDS]
+
+Without a file, those of `tools/equations.txt`, whose figures are written for the page on trust.
 
 The file is changed in a copy of its package, which its tests import instead, each time in a process of their own. What
 survives is printed as a diff: it means the same, or a test is missing.
@@ -23,6 +25,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 Mutant = tuple[ast.AST, ast.AST]
 """A node of the file and what stands in its place."""
 
@@ -115,27 +118,57 @@ def passes(folder: Path, tests: list[str], timeout: int, *, quiet: bool = True) 
 
 
 def main() -> None:
-    """Count the killed and show the others."""
+    """Mutate one file, or all of the list."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("tests", nargs="+")
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("tests", nargs="*")
     parser.add_argument("--sample", type=int, default=25, help="how many mutants, drawn at random by the seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=int, default=60, help="CPU seconds after which a mutant counts as killed")
     options = parser.parse_args()
-    source, package = options.file.read_text(), options.file.resolve()
+    how = options.sample, options.seed, options.timeout
+    if options.file is not None:
+        mutate(options.file, options.tests, *how)
+        return
+    for line in (ROOT / "tools/equations.txt").read_text().splitlines():
+        file, *tests = line.split()
+        folder = Path(file).parents[2]
+        record(file, *mutate(ROOT / file, [str(ROOT / folder / "tests" / test) for test in tests], *how))
+
+
+def record(file: str, killed: int, tried: int, possible: int) -> None:
+    """Put a file's figures into `benchmarks/evidence/mutation.json`, in place of older ones."""
+    # Not above: processes of tests import this file first, and would then have the package as it is
+    from sextet_bench.evidence import Evidence, read_evidence, write_evidence
+
+    path = ROOT / "benchmarks/evidence/mutation.json"
+    before = read_evidence(path).rows if path.exists() else ()
+    row = file, possible, tried, killed, 100 * killed / tried
+    evidence = Evidence(
+        title="Mutation", command="make mutate",
+        text="Files of equations, changed in one operator, constant, condition or call at a time, drawn at random, and "
+        "the tests of that file run on each. One that no test notices survives; `make mutate FILE= TESTS=` shows it.",
+        columns=("file", "mutants possible", "tried", "killed", "% killed"),
+        rows=tuple(sorted((row, *(other for other in before if other[0] != file)))),
+    )  # fmt: skip
+    write_evidence(path, evidence)
+
+
+def mutate(path: Path, tests: list[str], sample: int, seed: int, timeout: int) -> tuple[int, int, int]:
+    """Show the mutants of a file that its tests do not notice; (killed, tried, possible)."""
+    source, package = path.read_text(), path.resolve()
     while (package.parent / "__init__.py").exists():
         package = package.parent
     found = list(mutants(ast.parse(source)))
-    chosen = random.Random(options.seed).sample(found, min(options.sample, len(found)))
+    chosen = random.Random(seed).sample(found, min(sample, len(found)))
     with tempfile.TemporaryDirectory() as name:
         copy = Path(shutil.copytree(package, Path(name) / package.name, ignore=shutil.ignore_patterns("__pycache__")))
-        file, run = copy / options.file.resolve().relative_to(package), (copy.parent, options.tests, options.timeout)
+        file, run = copy / path.resolve().relative_to(package), (copy.parent, tests, timeout)
         if not passes(*run, quiet=False):
-            raise SystemExit(f"tests: expected to pass in {options.timeout} s on {options.file} as it is")
+            raise SystemExit(f"tests: expected to pass in {timeout} s on {path} as it is")
         file.write_text("raise ImportError")
         if passes(*run):
-            raise SystemExit(f"tests: expected some that import {options.file}, found none")
+            raise SystemExit(f"tests: expected some that import {path}, found none")
         survivors = 0
         for mutant in sorted(chosen, key=lambda each: getattr(each[0], "lineno", 0)):
             file.write_text(changed := mutated(source, mutant))
@@ -143,7 +176,9 @@ def main() -> None:
                 survivors += 1
                 diff = difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="", n=0)
                 print("survived:", *list(diff)[2:], sep="\n", flush=True)
-    print(f"{options.file}: {len(chosen) - survivors} of {len(chosen)} mutants killed ({len(found)} are possible)")
+    killed = len(chosen) - survivors
+    print(f"{path}: {killed} of {len(chosen)} mutants killed ({len(found)} are possible)", flush=True)
+    return killed, len(chosen), len(found)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,19 @@ def test_seeds_needed_is_enough_and_one_less_is_not():
     assert power(needed - 3) < 0.8
 
 
+def test_two_seeds_of_one_number_each_have_one_degree_of_freedom():
+    found = estimate([np.array([0.5]), np.array([0.7])])
+    assert (found.mean, found.df, found.n_seeds) == (pytest.approx(0.6), 1, 2)
+    assert found.standard_error == pytest.approx(0.1)  # variance 0.02 of each, that of the mean of two 0.01
+
+
+@pytest.mark.parametrize("seeds", [3, 7])
+def test_seeds_needed_by_the_tables_of_t(seeds):
+    """Gap and spread of 1: sqrt(n) must reach t(0.95, n - 1) + t(0.8, n - 1), which is 2.85 for n = 7, 2.79 for 8."""
+    found = Estimate(mean=1.0, standard_error=1 / math.sqrt(seeds), df=seeds - 1, n_seeds=seeds, basis="")
+    assert seeds_needed(found, threshold=0.0) == 8
+
+
 def test_seeds_needed_where_nothing_helps():
     assert seeds_needed(Estimate(0.0, 1.0, 4, 5, ""), 0.0) is None
     assert seeds_needed(Estimate(1e-6, 1.0, 4, 5, ""), 0.0) is None

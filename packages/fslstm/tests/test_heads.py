@@ -210,6 +210,15 @@ def test_float32_accuracy_at_full_size(head: Function) -> None:
     assert float((single - exact).abs().max() / exact.abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("head", [ls_svm, ridge])
+def test_coefficients_of_another_precision_do_not_change_that_of_the_logits(head: Function) -> None:
+    query, support, labels = episodes(2, 3, 2, 4, 9, dtype=torch.float32)
+    logits = head(query, support, labels, 3, ridge=torch.tensor([0.5, 2.0], dtype=torch.float64))
+    assert logits.dtype == torch.float32
+    each = [head(query[i : i + 1], support[i : i + 1], labels[i : i + 1], 3, ridge=(0.5, 2.0)[i]) for i in range(2)]
+    torch.testing.assert_close(logits, torch.cat(each))
+
+
 @each_head
 def test_half_precision_and_autocast_compute_in_float32(head: Function) -> None:
     query, support, labels = (value if i == 2 else value.bfloat16() for i, value in enumerate(episodes(2, 3, 5, 2, 64)))

@@ -58,6 +58,7 @@ def main() -> None:
         "laptop": cli.Deferred("lmim.recipe:RECIPE", "The experiments at laptop size, on open images."),
         "paper": cli.Deferred("lmim.paper:PAPER", "The paper's experiments on ImageNet."),
         "segmentation": cli.Deferred("lmim.segmentation_recipe:RECIPE", "The paper's segmentation on ADE20K."),
+        "detection": cli.Deferred("lmim.detection_recipe:RECIPE", "Objects on COCO, by a recipe of our own."),
         "convert": convert,
         "shards": shards,
     }

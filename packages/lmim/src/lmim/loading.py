@@ -134,22 +134,33 @@ class Stream:
         workers: processes that decode; 0 for none.
     """
 
+    collate: Callable[[list[Any]], Any] | None = None
+    """How items become a micro-batch; stacked by default."""
+
     def __init__(self, dataset: Addressed, share: Share, device: torch.device, workers: int = 0) -> None:
         self.dataset, self.share, self.device, self.workers = dataset, share, device, workers
         self.order = EpochOrder(share.images, share.batch, dataset.seed)
         self._next, self._batches = -1, iter(())
 
-    def __call__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, number: int) -> Any:
         """Images [micro-batch, 3, size, size], normalised, and labels [micro-batch], on the device."""
         if number != self._next:
-            dataset: Any = self.dataset
-            loader = DataLoader(
-                dataset, batch_sampler=Numbered(self, number), num_workers=self.workers,
-                pin_memory=self.device.type == "cuda",
-            )  # fmt: skip
-            self._batches = iter(loader)
-        images, labels = next(self._batches)
+            self._batches = iter(self.batches(number))
+        batch = next(self._batches)
         self._next = number + self.share.processes
+        return self.moved(batch)
+
+    def batches(self, first: int) -> DataLoader[Any]:
+        """The process's micro-batches from number `first` on."""
+        dataset: Any = self.dataset
+        return DataLoader(
+            dataset, batch_sampler=Numbered(self, first), num_workers=self.workers, collate_fn=self.collate,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+
+    def moved(self, batch: Any) -> Any:
+        """A micro-batch on the device, its images normalised."""
+        images, labels = batch
         return normalised(images.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
 
     def images(self, number: int) -> Tensor:

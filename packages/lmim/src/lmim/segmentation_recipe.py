@@ -164,13 +164,13 @@ def new_segmenter(config: SegmentationConfig, before: Path | None, classes: int 
     published, model_config = config.published(), config.pretraining().settings().model
     backbone = make_features(model_config, config.crop, published.drop_path)
     if before is not None:
-        start_features(backbone, encoder_state(stage_model(config, model_config, before)))
+        start_features(backbone, encoder_state(stage_model(config.start, model_config, before)))
     return Segmenter(backbone, classes, config.width or published.width)
 
 
-def stage_model(config: SegmentationConfig, model: MimConfig, before: Path) -> nn.Module:
-    """The model that a stage of `lmim.paper` made."""
-    if config.start == "pretrained":
+def stage_model(start: str, model: MimConfig, before: Path) -> nn.Module:
+    """The model that a stage of `lmim.paper` made, of pre-training (`pretrained`) or of fine-tuning."""
+    if start == "pretrained":
         return load_pretrained(model, before)
     state = safetensors.torch.load_file(before / "classifier.safetensors")
     classifier = make_classifier(model, len(state["head.bias"]))

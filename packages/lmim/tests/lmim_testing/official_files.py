@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -120,4 +121,35 @@ def write_ade20k(folder: Path, train: int = 8, val: int = 3) -> Path:
             write(folder, {
                 f"images/{split}/{name}.jpg": image.getvalue(), f"annotations/{split}/{name}.png": annotation.getvalue()
             })  # fmt: skip
+    return folder
+
+
+COCO_CATEGORIES = ({"id": 18, "name": "dog"}, {"id": 3, "name": "car"})
+
+
+def write_coco(folder: Path, train: int = 8, val: int = 3) -> Path:
+    """COCO 2017 with one bright rectangle an image, red for dogs and blue for cars, and in the last image of a split
+    nothing but a crowd."""
+    for split, count, first in (("train", train, 100), ("val", val, 900)):
+        (folder / f"{split}2017").mkdir(parents=True)
+        images, annotations = [], []
+        for number in range(first, first + count):
+            rng = np.random.default_rng(number)
+            pixels = rng.integers(0, 40, (48, 64, 3)).astype(np.uint8)
+            left, top, width, height = 8 + number % 3 * 8, 6 + number % 2 * 8, 24, 20
+            category = COCO_CATEGORIES[number % 2]
+            box: dict = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
+            corners = [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+            box["segmentation"] = [[value for corner in corners for value in corner]]
+            if number == first + count - 1:
+                box |= {"iscrowd": 1, "segmentation": {"counts": [48 * 64], "size": [48, 64]}}
+            else:
+                pixels[top : top + height, left : left + width, 0 if category["id"] == 18 else 2] = 250
+            Image.fromarray(pixels).save(folder / f"{split}2017/{number:012d}.jpg", quality=95)
+            images.append({"id": number, "file_name": f"{number:012d}.jpg", "width": 64, "height": 48})
+            annotations.append({"id": number, "image_id": number, "category_id": category["id"], **box})
+        content = {"images": images[::-1], "annotations": annotations, "categories": COCO_CATEGORIES}
+        path = folder / f"annotations/instances_{split}2017.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
     return folder
