@@ -91,7 +91,7 @@ format: $(READY) ## ruff, mending what it can
 standalone: $(READY) ## every package alone: from its wheel, and by plain pip from the checkout (about 3 minutes)
 	$(BIN)/python tools/standalone.py --uv $(UV)
 
-bench: $(READY) ## speed side by side with other formulations, one thread (about 10 minutes)
+bench: $(READY) ## speed side by side with other formulations, one thread (up to an hour, on an idle machine)
 	$(BIN)/python -m benchmarks.speed.fslstm --out runs/speed/fslstm.json
 	$(BIN)/python -m benchmarks.speed.nat_crf --out runs/speed/nat_crf.json
 	$(BIN)/python -m benchmarks.speed.nat_crf_translation --out runs/speed/nat_crf_translation.json
