@@ -25,7 +25,7 @@ $(READY): pyproject.toml shared/pyproject.toml benchmarks/pyproject.toml $(wildc
 
 setup: $(READY) ## everything installed in .venv (about 5 GB, a minute or two the first time)
 
-reproduce: $(READY) ## all tables; PROFILE=laptop|overnight|gpu|paper, WORKERS=n at a time (laptop: some 95 minutes on 2 cores)
+reproduce: $(READY) ## all tables; PROFILE=laptop|overnight|gpu|paper, WORKERS=n at a time (laptop: under two hours on 2 cores)
 	$(SEXTET) run all --profile $(PROFILE) --workers $(WORKERS) --budget-hours $(BUDGET_HOURS)
 
 reproduce-%: $(READY) ## one paper (reproduce-fslstm) or one table (reproduce-fslstm-glyphs)
@@ -75,7 +75,7 @@ docs: | $(UV) ## the documentation as a site, in runs/site
 	NO_MKDOCS_2_WARNING=1 $(UV) run --quiet --no-project --with-requirements docs/requirements.txt mkdocs build --quiet
 
 coverage: $(READY) ## the tests with branch coverage
-	$(PYTEST) -n 2 -m "not network and not gpu" --cov --cov-report=term --cov-report=json:runs/coverage.json
+	$(PYTEST) -n 2 -m "not network and not gpu" --hypothesis-profile=ci --cov --cov-report=term --cov-report=json:runs/coverage.json
 	$(BIN)/python tools/evidence.py coverage runs/coverage.json
 
 lint: $(READY) ## ruff, and whether the generated parts of README and docs are current
