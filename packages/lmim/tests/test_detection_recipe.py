@@ -6,16 +6,15 @@ import json
 import os
 import signal
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from lmim_testing.official_files import write_coco, write_imagenet
+from lmim_testing.official_files import write_coco
+from lmim_testing.toy_runs import adopt_imagenet, dense_swin, launch_here
 
 from lmim import config as configs
 from lmim.coco import COCO, FlippedObjects, Objects, annotation_file, decode_coco, mirrored
-from lmim.config import FineTuningConfig, MimConfig, PretrainingConfig, Run
 from lmim.detection import average_precisions, found_objects
 from lmim.detection_recipe import (
     RECIPE,
@@ -26,7 +25,6 @@ from lmim.detection_recipe import (
     rate,
     run_detection,
 )
-from lmim.imagenet import IMAGENET, decode_imagenet
 from lmim.loading import Share
 from sextet.data import DataError, DataMissing, adopt, load
 from sextet.errors import Interrupted
@@ -38,14 +36,6 @@ pytest.importorskip("pycocotools", reason="pycocotools is not installed (lmim[co
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 CPU = torch.device("cpu")
-SWIN = Run(
-    MimConfig(
-        backbone="swin", image=64, patch=4, dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), scales=(1.0,) * 4,
-        decoder_dims=(8,), decoder_heads=2, mask_ratio=0.5,
-    ),
-    PretrainingConfig(epochs=1, warmup_epochs=0, batch=8),
-    FineTuningConfig(epochs=1, warmup_epochs=0, batch=8, mixup=0.0, cutmix=0.0, erasing=0.0, rand_augment=""),
-)  # fmt: skip
 FAST = {
     "precision": "fp32", "workers": 0, "devices": 1, "epochs": 2, "batch": 2, "warmup_steps": 2, "decay_epochs": (1,),
     "short_sides": (48, 64), "long_side": 96, "width": 16, "lr": 1e-3, "drop_path": 0.1,
@@ -60,20 +50,16 @@ def coco(tmp_path_factory):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, coco):
     """A data folder with both datasets adopted."""
-    folder = tmp_path_factory.mktemp("both")
-    toy = replace(IMAGENET, decode=partial(decode_imagenet, n_classes=3), counts={})
-    adopt(toy, write_imagenet(folder / "raw", per_class=4, val=3), folder / "data")
-    adopt(replace(COCO, counts={}), coco, folder / "data")
-    return folder / "data"
+    data = adopt_imagenet(tmp_path_factory.mktemp("both"), per_class=4, val=3)
+    adopt(replace(COCO, counts={}), coco, data)
+    return data
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setitem(configs.PAPER_RUNS, "swin-base-hog", SWIN)
-    for module in ("lmim.paper", "lmim.detection_recipe"):
-        monkeypatch.setattr(
-            f"{module}.launch", lambda job, arguments, *, folder, device, processes: job(None, device, *arguments)
-        )
+    monkeypatch.setitem(configs.PAPER_RUNS, "swin-base-hog", dense_swin(dim=8))
+    for module in ("lmim.paper", "lmim.transfer"):
+        monkeypatch.setattr(f"{module}.launch", launch_here)
 
 
 @pytest.fixture

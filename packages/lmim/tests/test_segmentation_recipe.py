@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from lmim_testing.official_files import write_ade20k, write_imagenet
+from lmim_testing.official_files import write_ade20k
+from lmim_testing.toy_runs import FINE_TUNING, PRETRAINING, adopt_imagenet, dense_swin, launch_here
 from PIL import Image
 
 from lmim import config as configs
 from lmim.ade20k import ADE20K, AugmentedScenes, Scenes, crop_corner, decode_ade20k, distorted, fitted_size
-from lmim.config import FineTuningConfig, MimConfig, PretrainingConfig, Run
-from lmim.imagenet import IMAGENET, decode_imagenet
+from lmim.config import MimConfig, Run
 from lmim.segmentation import IGNORED
 from lmim.segmentation_recipe import (
     PUBLISHED,
@@ -33,22 +32,12 @@ from sextet.errors import Interrupted
 from sextet.recipe import RunContext
 from sextet.training import read_log
 
-PRETRAINING = PretrainingConfig(epochs=1, warmup_epochs=0, batch=8)
-FINE_TUNING = FineTuningConfig(
-    epochs=1, warmup_epochs=0, batch=8, mixup=0.0, cutmix=0.0, erasing=0.0, rand_augment=""
-)  # fmt: skip
 TOY = {
     "vit-base": Run(
         MimConfig(image=32, patch=16, dim=12, depths=(7,), heads=(2,), decoder_dims=(8,), decoder_heads=2),
         PRETRAINING, FINE_TUNING,
     ),
-    "swin-base-hog": Run(
-        MimConfig(
-            backbone="swin", image=64, patch=4, dim=4, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), scales=(1.0,) * 4,
-            decoder_dims=(8,), decoder_heads=2, mask_ratio=0.5,
-        ),
-        PRETRAINING, FINE_TUNING,
-    ),
+    "swin-base-hog": dense_swin(dim=4),
 }  # fmt: skip
 FAST = {
     "precision": "fp32", "workers": 0, "devices": 8, "steps": 4, "batch": 8, "warmup_steps": 1, "crop": 32,
@@ -64,21 +53,17 @@ def ade(tmp_path_factory):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, ade):
     """A data folder with both datasets adopted."""
-    folder = tmp_path_factory.mktemp("both")
-    toy = replace(IMAGENET, decode=partial(decode_imagenet, n_classes=3), counts={})
-    adopt(toy, write_imagenet(folder / "raw", per_class=4, val=3), folder / "data")
-    adopt(replace(ADE20K, counts={}), ade, folder / "data")
-    return folder / "data"
+    data = adopt_imagenet(tmp_path_factory.mktemp("both"), per_class=4, val=3)
+    adopt(replace(ADE20K, counts={}), ade, data)
+    return data
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     for name, run in TOY.items():
         monkeypatch.setitem(configs.PAPER_RUNS, name, run)
-    for module in ("lmim.paper", "lmim.segmentation_recipe"):
-        monkeypatch.setattr(
-            f"{module}.launch", lambda job, arguments, *, folder, device, processes: job(None, device, *arguments)
-        )
+    for module in ("lmim.paper", "lmim.transfer"):
+        monkeypatch.setattr(f"{module}.launch", launch_here)
     monkeypatch.setattr("lmim.ade20k.SHORT", 32)
     monkeypatch.setattr("lmim.ade20k.LONG", 128)
 

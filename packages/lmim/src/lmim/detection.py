@@ -125,8 +125,8 @@ def average_precisions(annotations: Path, found: Sequence[Found], kind: str) -> 
 
     with contextlib.redirect_stdout(io.StringIO()):  # which reports its progress there
         truth = COCO(str(annotations))
-        occurring = {each["category_id"] for each in truth.anns.values() if not each.get("iscrowd")}
         if not found:
+            occurring = {each["category_id"] for each in truth.anns.values() if not each.get("iscrowd")}
             return torch.zeros(len(occurring), dtype=torch.float64)
         evaluation = COCOeval(truth, truth.loadRes(list(found)), kind)
         evaluation.evaluate()

@@ -15,23 +15,28 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
+from torchvision.transforms.functional import pil_to_tensor
 
 from lmim.coco import COCO, FlippedObjects, Objects, Target, annotation_file
 from lmim.config import PAPER_RUNS
-from lmim.conversion import encoder_state
 from lmim.detection import DetectionLoss, Found, average_precisions, found_objects, make_detector
-from lmim.features import SwinFeatures, make_features, start_features
-from lmim.imagenet import IMAGENET
+from lmim.features import SwinFeatures, make_features
 from lmim.loading import Share, Stream
-from lmim.paper import PaperConfig, fine_tuning_stage, pretraining_stage
-from lmim.pretraining import counter_seed, place, set_rate
-from lmim.segmentation_recipe import stage_model
-from sextet.cuda import Precision, autocast, seed_everything, select_device
+from lmim.paper import PaperConfig
+from lmim.pretraining import place
+from lmim.transfer import (
+    check_transfer,
+    is_decayed_dense_swin,
+    save_model,
+    start_backbone,
+    train_head,
+    transfer_data,
+    transfer_stage,
+)
+from sextet.cuda import Precision, autocast
 from sextet.data import DataMissing, Passport, load
 from sextet.files import write_atomic
-from sextet.processes import launch
-from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
-from sextet.training import Training
+from sextet.recipe import Metrics, Recipe, RunContext, Scores
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -72,13 +77,9 @@ class DetectionConfig:
     workers: int = 8
 
     def __post_init__(self) -> None:
-        if self.start not in ("pretrained", "fine-tuned", "scratch"):
-            raise ValueError(f"start: expected pretrained, fine-tuned or scratch, got {self.start!r}")
+        check_transfer(self)
         if not self.short_sides or min(self.short_sides) < 1 or self.long_side < max(self.short_sides):
             raise ValueError(f"long_side: expected at least one of the short sides, got {self.long_side}")
-        if self.batch % self.devices:
-            raise ValueError(f"batch: expected a multiple of {self.devices} devices, got {self.batch}")
-        self.pretraining()
         if PAPER_RUNS[self.run].model.backbone != "swin":
             raise ValueError(f"run: expected one of a Swin, which takes images of any size, got {self.run}")
 
@@ -98,20 +99,7 @@ def run_detection(config: DetectionConfig, context: RunContext) -> Metrics:
     """
     if find_spec("pycocotools") is None:
         raise DataMissing("COCO's annotations are read and scored by pycocotools: pip install 'lmim[coco]'")
-    device = select_device(context.device)
-    before = None
-    if config.start != "scratch":
-        stage = pretraining_stage if config.start == "pretrained" else fine_tuning_stage
-        before = stage(config.pretraining(), context)
-
-    def build(folder: Path) -> None:
-        arguments = config, before, folder, context.seed, context.data_root
-        launch(detection_job, arguments, folder=folder, device=device, processes=config.devices)
-
-    recipe = {key: value for key, value in plain(config).items() if key != "workers"}
-    folder = context.stage(
-        "detection", recipe | {"start_from": before.name if before else "", "seed": context.seed}, build
-    )
+    folder = transfer_stage("detection", detection_job, config, context)
     found = safetensors.torch.load_file(folder / "precision.safetensors")
     return {name: Scores(tuple(found[name].tolist()), unit="class") for name in ("box_ap", "mask_ap")}
 
@@ -127,12 +115,16 @@ def detection_job(
     train = FlippedObjects(Objects(arrays, "train"), seed)
     processes = place(accelerator)[1]
     stream = DetectionStream(train, Share(len(train), config.batch, processes, processes), device, config.workers)
-    train_detector(model, stream, config, folder, seed=seed, device=device, accelerator=accelerator)
+    steps_per_epoch = stream.share.steps_per_epoch
+    train_head(
+        model, DetectionLoss(model), detector_groups(model, config.weight_decay), stream, config, folder,
+        steps=config.epochs * steps_per_epoch, rate=lambda step: config.lr * rate(step, steps_per_epoch, config),
+        seed=seed, device=device, title="detection", accelerator=accelerator,
+    )  # fmt: skip
     val = Objects(arrays, "val")
     found = detect(model, val, config, device, accelerator)
     if accelerator is None or accelerator.is_main_process:
-        state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        write_atomic(folder / "detector.safetensors", safetensors.torch.save(state))
+        save_model(model, folder / "detector.safetensors")
         official = annotation_file(val.root, "val")
         kinds = {"box_ap": "bbox", "mask_ap": "segm"}
         precision = {name: average_precisions(official, found, kind) for name, kind in kinds.items()}
@@ -143,8 +135,7 @@ def new_detector(config: DetectionConfig, before: Path | None, classes: int) -> 
     """The model of a cell, its encoder from the folder of a stage or new."""
     model_config = config.pretraining().settings().model
     features = make_features(model_config, model_config.image, config.drop_path)
-    if before is not None:
-        start_features(features, encoder_state(stage_model(config.start, model_config, before)))
+    start_backbone(features, config, model_config, before)
     assert isinstance(features, SwinFeatures)
     return make_detector(
         features, classes, short_sides=config.short_sides, long_side=config.long_side, width=config.width
@@ -170,46 +161,8 @@ class DetectionStream(Stream):
         )
 
 
-def train_detector(
-    model: MaskRCNN, stream: DetectionStream, config: DetectionConfig, folder: Path, *, seed: int,
-    device: torch.device, accelerator: Accelerator | None = None,
-) -> None:  # fmt: skip
-    """Train `model` in place; resumes from `folder`.
-
-    Args:
-        model: see `make_detector`.
-        stream: images and objects by the number of the micro-batch, see `lmim.pretraining.pretrain`.
-        config: the recipe.
-        folder: checkpoints and log.
-        seed: of sizes, drop path, and the proposals that are learned from.
-        device: where to compute.
-        accelerator: for several processes.
-    """
-    model.train()
-    optimizer = torch.optim.AdamW(detector_groups(model, config.weight_decay), lr=0.0, betas=(0.9, 0.999))
-    forward: Any = DetectionLoss(model)
-    forward = accelerator.prepare_model(forward) if accelerator else forward
-    rank, processes = place(accelerator)
-    steps_per_epoch = stream.share.steps_per_epoch
-    with Training(
-        folder, steps=config.epochs * steps_per_epoch, state={"model": model, "optimizer": optimizer},
-        config={**plain(config), "seed": seed}, save_every=500, device=device, precision=config.precision,
-        accelerator=accelerator, progress="detection",
-    ) as training:  # fmt: skip
-        for step in training:
-            set_rate(optimizer, config.lr * rate(step, steps_per_epoch, config))
-            number = step * processes + rank
-            images, targets = stream(number)
-            seed_everything(counter_seed(seed, number))
-            with training.autocast():
-                loss = forward(images, targets)
-            training.backward(loss)
-            training.optimizer_step(optimizer)
-            training.log(loss=loss, lr=optimizer.param_groups[0]["lr"])
-
-
 def rate(step: int, steps_per_epoch: int, config: DetectionConfig) -> float:
-    """Share of the learning rate: a tenth less after each of `decay_epochs`, and a line up over the first steps."""
+    """Share of the learning rate: a tenth of it after each of `decay_epochs`, and a line up over the first steps."""
     decayed = 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in config.decay_epochs)
     if step >= config.warmup_steps:
         return decayed
@@ -220,7 +173,7 @@ def detector_groups(model: MaskRCNN, weight_decay: float) -> list[dict[str, Any]
     """Groups for AdamW: norms and position biases are not decayed."""
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, value in model.named_parameters():
-        groups["norm" not in name and "relative_position_bias_table" not in name].append(value)
+        groups[is_decayed_dense_swin(name)].append(value)
     return [
         {"params": values, "weight_decay": weight_decay if decayed else 0.0} for decayed, values in groups.items()
     ]  # fmt: skip
@@ -240,8 +193,6 @@ def detect(
         device: where to compute.
         accelerator: for several processes, which share the images.
     """
-    from torchvision.transforms.functional import pil_to_tensor
-
     model.eval()
     rank, processes = place(accelerator)
     found: list[Found] = []
@@ -259,7 +210,7 @@ def detect(
 
 def detection_data(config: DetectionConfig) -> Sequence[Passport]:
     """The datasets that a cell needs."""
-    return (COCO,) if config.start == "scratch" else (IMAGENET, COCO)
+    return transfer_data(config, COCO)
 
 
 RECIPE = Recipe(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,22 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from lmim.ade20k import ADE20K, N_CLASSES, AugmentedScenes, Scenes, fitted_size, normalised, to_tensor
-from lmim.classifiers import make_classifier
-from lmim.config import PAPER_RUNS, MimConfig
-from lmim.conversion import encoder_state
-from lmim.features import make_features, start_features
-from lmim.imagenet import IMAGENET
+from lmim.config import PAPER_RUNS
+from lmim.features import make_features
 from lmim.loading import Share, Stream
-from lmim.paper import PaperConfig, fine_tuning_stage, load_pretrained, pretraining_stage
-from lmim.pretraining import counter_seed, place, set_rate
+from lmim.paper import PaperConfig
+from lmim.pretraining import place
 from lmim.schedule import is_decayed, layer_scale, vit_layer
 from lmim.segmentation import Confusion, SegmentationLoss, Segmenter, resized, sliding_logits
-from sextet.cuda import Precision, autocast, seed_everything, select_device
+from lmim.transfer import (
+    check_transfer,
+    is_decayed_dense_swin,
+    save_model,
+    start_backbone,
+    train_head,
+    transfer_data,
+    transfer_stage,
+)
+from sextet.cuda import Precision, autocast
 from sextet.data import Passport, load
 from sextet.files import write_atomic
-from sextet.processes import launch
-from sextet.recipe import Metrics, Recipe, RunContext, Scores, plain
-from sextet.training import Training
+from sextet.recipe import Metrics, Recipe, RunContext, Scores
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -93,15 +97,11 @@ class SegmentationConfig:
     workers: int = 8
 
     def __post_init__(self) -> None:
-        if self.start not in ("pretrained", "fine-tuned", "scratch"):
-            raise ValueError(f"start: expected pretrained, fine-tuned or scratch, got {self.start!r}")
+        check_transfer(self)
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(f"warmup_steps: expected 0 or more and below {self.steps}, got {self.warmup_steps}")
         if self.crop % 32 or not 0 < self.stride <= self.crop:
             raise ValueError(f"crop: expected a multiple of 32 and strides up to it, got {self.crop}, {self.stride}")
-        if self.batch % self.devices:
-            raise ValueError(f"batch: expected a multiple of {self.devices} devices, got {self.batch}")
-        self.pretraining()
 
     def pretraining(self) -> PaperConfig:
         """The cell of the paper whose encoder is used."""
@@ -116,20 +116,7 @@ class SegmentationConfig:
 
 def run_segmentation(config: SegmentationConfig, context: RunContext) -> Metrics:
     """Intersection over union of each class on the 2,000 validation images; their mean is the mIoU."""
-    device = select_device(context.device)
-    before = None
-    if config.start != "scratch":
-        stage = pretraining_stage if config.start == "pretrained" else fine_tuning_stage
-        before = stage(config.pretraining(), context)
-
-    def build(folder: Path) -> None:
-        arguments = config, before, folder, context.seed, context.data_root
-        launch(segmentation_job, arguments, folder=folder, device=device, processes=config.devices)
-
-    recipe = {key: value for key, value in plain(config).items() if key != "workers"}
-    folder = context.stage(
-        "segmentation", recipe | {"start_from": before.name if before else "", "seed": context.seed}, build
-    )
+    folder = transfer_stage("segmentation", segmentation_job, config, context)
     return {"iou": Scores(tuple(safetensors.torch.load_file(folder / "iou.safetensors")["iou"].tolist()), unit="class")}
 
 
@@ -142,7 +129,7 @@ def segmentation_job(
     arrays = load(ADE20K, data_root)
     train, val = Scenes(arrays, "train"), Scenes(arrays, "val")
     model = new_segmenter(config, before).to(device)
-    processes = accelerator.num_processes if accelerator else 1
+    processes = place(accelerator)[1]
     if processes > 1 and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     share = Share(len(train), config.batch, processes, processes)
@@ -151,11 +138,22 @@ def segmentation_job(
     def evaluate() -> Tensor:
         return class_scores(model, val, config, device, accelerator)
 
-    train_segmenter(model, stream, evaluate, config, folder, seed=seed, device=device, accelerator=accelerator)
+    def measure(step: int) -> dict[str, Tensor]:
+        due = (step + 1) % config.evaluate_every == 0 and step + 1 < config.steps
+        return {"miou": evaluate().mean()} if due else {}
+
+    def rate(step: int) -> float:
+        return (config.lr or config.published().lr) * poly_rate(step, config.steps, config.warmup_steps)
+
+    assert isinstance(model, Segmenter)
+    train_head(
+        model, SegmentationLoss(model), segmenter_groups(model, config.published()), stream, config, folder,
+        steps=config.steps, rate=rate, seed=seed, device=device, title="segmentation", accelerator=accelerator,
+        measure=measure,
+    )  # fmt: skip
     scores = evaluate()
     if accelerator is None or accelerator.is_main_process:
-        state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        write_atomic(folder / "segmenter.safetensors", safetensors.torch.save(state))
+        save_model(model, folder / "segmenter.safetensors")
         write_atomic(folder / "iou.safetensors", safetensors.torch.save({"iou": scores}))
 
 
@@ -163,62 +161,8 @@ def new_segmenter(config: SegmentationConfig, before: Path | None, classes: int 
     """The model of a cell, its encoder from the folder of a stage or new."""
     published, model_config = config.published(), config.pretraining().settings().model
     backbone = make_features(model_config, config.crop, published.drop_path)
-    if before is not None:
-        start_features(backbone, encoder_state(stage_model(config.start, model_config, before)))
+    start_backbone(backbone, config, model_config, before)
     return Segmenter(backbone, classes, config.width or published.width)
-
-
-def stage_model(start: str, model: MimConfig, before: Path) -> nn.Module:
-    """The model that a stage of `lmim.paper` made, of pre-training (`pretrained`) or of fine-tuning."""
-    if start == "pretrained":
-        return load_pretrained(model, before)
-    state = safetensors.torch.load_file(before / "classifier.safetensors")
-    classifier = make_classifier(model, len(state["head.bias"]))
-    classifier.load_state_dict(state)
-    return classifier
-
-
-def train_segmenter(
-    model: nn.Module, stream: Stream, evaluate: Callable[[], Tensor], config: SegmentationConfig, folder: Path, *,
-    seed: int, device: torch.device, accelerator: Accelerator | None,
-) -> None:  # fmt: skip
-    """Train `model` in place; resumes from `folder`.
-
-    Args:
-        model: see `Segmenter`.
-        stream: crops and labels by the number of the micro-batch, see `lmim.pretraining.pretrain`.
-        evaluate: the scores of the classes, called every `evaluate_every` steps but the last.
-        config: the recipe.
-        folder: checkpoints and log.
-        seed: of dropout and drop path.
-        device: where to compute.
-        accelerator: for several processes.
-    """
-    assert isinstance(model, Segmenter)
-    model.train()
-    published = config.published()
-    optimizer = torch.optim.AdamW(segmenter_groups(model, published), lr=0.0, betas=(0.9, 0.999))
-    forward: Any = SegmentationLoss(model)
-    forward = accelerator.prepare_model(forward) if accelerator else forward
-    rank, processes = place(accelerator)
-    with Training(
-        folder, steps=config.steps, state={"model": model, "optimizer": optimizer},
-        config={**plain(config), "seed": seed}, save_every=500, device=device, precision=config.precision,
-        accelerator=accelerator, progress="segmentation",
-    ) as training:  # fmt: skip
-        for step in training:
-            set_rate(optimizer, (config.lr or published.lr) * poly_rate(step, config.steps, config.warmup_steps))
-            number = step * processes + rank
-            images, labels = stream(number)
-            seed_everything(counter_seed(seed, number))
-            with training.autocast():
-                loss = forward(images, labels)
-            training.backward(loss)
-            training.optimizer_step(optimizer)
-            training.log(loss=loss, lr=optimizer.param_groups[0]["lr"])
-            if (step + 1) % config.evaluate_every == 0 and step + 1 < config.steps:
-                training.log(miou=evaluate().mean())
-                model.train()
 
 
 def poly_rate(step: int, steps: int, warmup: int) -> float:
@@ -239,7 +183,7 @@ def segmenter_groups(model: Segmenter, published: Published) -> list[dict[str, A
             scale = layer_scale(vit_layer(inner, depth), depth, published.layer_decay)
             decayed = is_decayed(name, value)
         else:
-            decayed = "norm" not in name and "relative_position_bias_table" not in name
+            decayed = is_decayed_dense_swin(name)
         key = scale, published.weight_decay if decayed else 0.0
         groups.setdefault(key, {"params": [], "lr_scale": key[0], "weight_decay": key[1]})["params"].append(value)
     return [groups[key] for key in sorted(groups)]
@@ -281,7 +225,7 @@ def class_scores(
 
 def segmentation_data(config: SegmentationConfig) -> Sequence[Passport]:
     """The datasets that a cell needs."""
-    return (ADE20K,) if config.start == "scratch" else (IMAGENET, ADE20K)
+    return transfer_data(config, ADE20K)
 
 
 RECIPE = Recipe(
