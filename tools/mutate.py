@@ -128,6 +128,8 @@ def main() -> None:
     options = parser.parse_args()
     how = options.sample, options.seed, options.timeout
     if options.file is not None:
+        if not options.tests:
+            parser.error("tests: expected those of the file")
         mutate(options.file, options.tests, *how)
         return
     for line in (ROOT / "tools/equations.txt").read_text().splitlines():

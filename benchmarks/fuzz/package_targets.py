@@ -203,6 +203,29 @@ def car_annotations(folder: Path) -> None:
     savemat(folder / "cars_train_annos.mat", {"annotations": rows})
 
 
+def coco_annotations(folder: Path) -> None:
+    """Both files, with one image and one object."""
+    for split in ("train", "val"):
+        (folder / f"{split}2017").mkdir()
+        content = {
+            "images": [{"id": 7, "file_name": "7.jpg"}], "categories": [{"id": 3}],
+            "annotations": [{
+                "image_id": 7, "category_id": 3, "iscrowd": 0, "bbox": [1, 2, 3, 4],
+                "segmentation": [[1, 2, 4, 2, 4, 6]],
+            }],
+        }  # fmt: skip
+        path = folder / f"annotations/instances_{split}2017.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+
+
+def parse_coco_annotations(folder: Path) -> None:
+    """All of it; no image is opened."""
+    from lmim.coco import decode_coco
+
+    decode_coco(folder)
+
+
 def released_lmim(folder: Path) -> None:
     """A released checkpoint of a very small ViT."""
     from lmim.config import MimConfig
@@ -237,5 +260,6 @@ TARGETS = (
     Target("iwslt14", iwslt_files, parse_iwslt),
     Target("file-list", file_list, parse_file_list, fixed=("x.png", "y.jpg")),
     Target("car-annotations", car_annotations, parse_car_annotations),
+    Target("coco-annotations", coco_annotations, parse_coco_annotations),
     Target("released-lmim", released_lmim, parse_released_lmim),
 )

@@ -6,7 +6,6 @@ import os
 import signal
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +13,15 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from lmim_testing.official_files import write_imagenet
+from lmim_testing.toy_runs import adopt_imagenet, launch_here
 
 from lmim import config as configs
 from lmim.classifiers import make_classifier
 from lmim.config import PAPER_RUNS, FineTuningConfig, MimConfig, PretrainingConfig, Run
 from lmim.conversion import make_pretrained
-from lmim.imagenet import IMAGENET, decode_imagenet
 from lmim.loading import Augmented
-from lmim.paper import PAPER, PaperConfig, fine_tuning_job, load_pretrained, pretraining_job, run_paper
+from lmim.paper import PAPER, PaperConfig, fine_tuning_job, load_pretrained, pretraining_job, run_paper, timing_job
 from lmim.segmentation_recipe import RECIPE as SEGMENTATION
-from sextet.data import adopt
 from sextet.errors import Interrupted
 from sextet.processes import launch
 from sextet.recipe import RunContext
@@ -54,10 +51,7 @@ FAST = {"precision": "fp32", "workers": 0, "devices": 8}
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A data folder with ImageNet adopted."""
-    folder = tmp_path_factory.mktemp("imagenet")
-    toy = replace(IMAGENET, decode=partial(decode_imagenet, n_classes=3), counts={})
-    adopt(toy, write_imagenet(folder / "raw", per_class=12, val=9), folder / "data")
-    return folder / "data"
+    return adopt_imagenet(tmp_path_factory.mktemp("imagenet"), per_class=12, val=9)
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +59,7 @@ def _toy_runs(monkeypatch):
     for name, run in TOY.items():
         monkeypatch.setitem(configs.PAPER_RUNS, name, run)
         monkeypatch.setitem(configs.SHORT_FINE_TUNING, name, run.fine_tuning)
-    monkeypatch.setattr(
-        "lmim.paper.launch", lambda job, arguments, *, folder, device, processes: job(None, device, *arguments)
-    )
+    monkeypatch.setattr("lmim.paper.launch", launch_here)
 
 
 @pytest.fixture
@@ -214,6 +206,15 @@ def test_a_run_that_is_stopped_goes_on(run, tmp_path, monkeypatch, at):
     for name in ("pretraining", "fine-tuning"):
         one, two = (losses(next((tmp_path / each / "stages").glob(f"{name}-*"))) for each in ("whole", "stopped"))
         assert one == two
+
+
+@pytest.mark.slow
+def test_divided_pre_training_is_timed(root, tmp_path):
+    settings = TOY["vit-base"]
+    settings = replace(settings, pretraining=replace(settings.pretraining, precision="fp32", sharded=True))
+    arguments = settings, tmp_path, 0, root, 0, False, 2
+    launch(timing_job, arguments, folder=tmp_path, device=torch.device("cpu"), processes=2)
+    assert np.load(tmp_path / "hours.npy") > 0
 
 
 @pytest.mark.slow

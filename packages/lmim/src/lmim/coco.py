@@ -52,9 +52,9 @@ def decode_coco(folder: Path) -> Arrays:
             content = json.loads(path.read_bytes())
             categories = np.array(sorted(int(each["id"]) for each in content["categories"]), np.int64)
             arrays |= {f"{split}_{name}": values for name, values in _index(content, categories).items()}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(f"{path} is damaged ({type(error).__name__}: {error})") from error
-        if len(arrays.setdefault("categories", categories)) != len(categories):
+        if not np.array_equal(arrays.setdefault("categories", categories), categories):
             raise DataError(f"{path}: expected the {len(arrays['categories'])} categories of train, found others")
     return arrays
 

@@ -43,7 +43,7 @@ from lmim.loading import (
     pretraining_transform,
     right_answers,
 )
-from lmim.pretraining import pretrain
+from lmim.pretraining import place, pretrain
 from lmim.schedule import is_decayed, is_decayed_in_fine_tuning, is_decayed_swin, swin_layer, vit_layer
 from lmim.sharding import whole_state
 from sextet.cuda import Precision, autocast, select_device
@@ -181,7 +181,7 @@ def pretraining_job(
     )  # fmt: skip
     state = whole_state(model)
     if accelerator is None or accelerator.is_main_process:
-        notes = {"gpu_hours": str(meter.hours(accelerator.num_processes if accelerator else 1))}
+        notes = {"gpu_hours": str(meter.hours(place(accelerator)[1]))}
         state = {name: value.cpu().contiguous() for name, value in state.items()}
         write_atomic(folder / "model.safetensors", safetensors.torch.save(state, notes))
 
@@ -199,7 +199,7 @@ def pretraining_stream(
 
 def share_of(images: int, config: PretrainingConfig | FineTuningConfig, accelerator: Accelerator | None) -> Share:
     """How a process's batches are made from the set."""
-    processes = accelerator.num_processes if accelerator else 1
+    processes = place(accelerator)[1]
     return Share(images, config.batch, config.accumulation * processes, processes)
 
 
@@ -293,17 +293,16 @@ def timing_job(
 ) -> None:  # fmt: skip
     """One process of the timing; the first one writes `hours.npy`."""
     stream = pretraining_stream(settings, seed, data_root, device, workers, accelerator)
-    model = new_model(settings.model, seed)
     brief = replace(settings.pretraining, epochs=1, warmup_epochs=0)
     meters = [
         pretrain(
-            model, stream.images, brief, folder / name, steps_per_epoch=steps, seed=seed, device=device,
-            accelerator=accelerator, save_every=steps, compiled=compiled, **of_model(settings.model),
+            new_model(settings.model, seed), stream.images, brief, folder / name, steps_per_epoch=steps, seed=seed,
+            device=device, accelerator=accelerator, save_every=steps, compiled=compiled, **of_model(settings.model),
         )
         for name in ("warm-up", "measured")
     ]  # fmt: skip
     if accelerator is None or accelerator.is_main_process:
-        processes = accelerator.num_processes if accelerator else 1
+        processes = place(accelerator)[1]
         hours = meters[-1].hours(processes) / steps * stream.share.steps_per_epoch
         np.save(folder / "hours.npy", np.array(hours), allow_pickle=False)
 
