@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.faults.trainer import SEED, Trainer, first_with, pictures, spoil_row, weights_of
+from benchmarks.faults.trainer import SEED, Trainer, pictures, spoil_row, weights_of
 from torch import Tensor, nn
 
 from cdfsl_ata.encoders import ConvBlock, FeatureWiseTransform
@@ -19,7 +19,7 @@ from cdfsl_ata.training import pretrain as pretrain_classifier
 from fslstm import LSSVM, InverseAttention
 from fslstm.backbones import Conv4
 from fslstm.evaluation import episode_accuracies
-from fslstm.pretraining import PretrainingConfig, draw_batch, pretrain
+from fslstm.pretraining import PretrainingConfig, draw_rows, pretrain
 from fslstm.training import Learner, MetaTrainingConfig
 from fslstm.training import meta_train as meta_train_svm
 from sextet.episodes import EpisodeSampler
@@ -110,8 +110,7 @@ def embedding(folder: Path, device: torch.device, spoilt: int | None) -> dict[st
 
 def embedding_rows(step: int) -> Tensor:
     """Images of a step of pre-training."""
-    rows = torch.arange(LETTERS)
-    return draw_batch(rows, rows, EMBEDDING, SEED, step)[0]
+    return draw_rows(LETTERS, EMBEDDING, SEED, step)
 
 
 def support_vectors(folder: Path, device: torch.device, spoilt: int | None) -> dict[str, Tensor]:
@@ -142,14 +141,14 @@ def support_vector_rows(step: int) -> np.ndarray:
 
 
 TRAINERS = (
-    Trainer("cdfsl-ata pre-training", classifier, 24, 5, lambda row: first_with(row, classifier_rows)),
+    Trainer("cdfsl-ata pre-training", classifier, 24, 5, classifier_rows),
     Trainer(
-        "cdfsl-ata meta-training", adversarial, 20, 3, lambda row: first_with(row, adversarial_rows),
+        "cdfsl-ata meta-training", adversarial, 20, 3, adversarial_rows,
         check="images: expected finite pixels",
     ),
-    Trainer("fslstm pre-training", embedding, 125, 100, lambda row: first_with(row, embedding_rows)),
+    Trainer("fslstm pre-training", embedding, 125, 100, embedding_rows),
     Trainer(
-        "fslstm meta-training", support_vectors, 24, 5, lambda row: first_with(row, support_vector_rows),
+        "fslstm meta-training", support_vectors, 24, 5, support_vector_rows,
         check="support: expected finite features",
     ),
 )  # fmt: skip

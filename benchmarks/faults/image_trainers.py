@@ -9,7 +9,6 @@ from benchmarks.faults.trainer import (
     SEED,
     Trainer,
     accelerator,
-    first_with,
     pictures,
     spoil_call,
     spoil_row,
@@ -95,7 +94,7 @@ def masked(folder: Path, device: torch.device, spoilt: int | None) -> dict[str, 
 
     pretrain_masked(
         model, batch, MASKED, folder, steps_per_epoch=4, seed=SEED, device=device, save_every=5,
-        accelerator=accelerator(),
+        accelerator=accelerator(), rows=lambda number: range(8 * number, 8 * number + 8),
     )  # fmt: skip
     return weights_of(model)
 
@@ -118,6 +117,7 @@ def tuned(folder: Path, device: torch.device, spoilt: int | None) -> dict[str, T
     tune_whole(
         model, batch, evaluate, WHOLE, folder, classes=2, layer=lambda name: vit_layer(name, 2), layers=2,
         steps_per_epoch=4, seed=SEED, device=device, save_every=5, accelerator=accelerator(),
+        rows=lambda number: range(12 * number, 12 * number + 12),
     )  # fmt: skip
     return weights_of(model)
 
@@ -148,7 +148,7 @@ def contrastive(folder: Path, device: torch.device, spoilt: int | None) -> dict[
 
 
 TRAINERS = (
-    Trainer("bi-adapter adaptation", adaptation, 32, 4, lambda row: first_with(row, adaptation_rows)),
+    Trainer("bi-adapter adaptation", adaptation, 32, 4, adaptation_rows),
     Trainer("bi-adapter backbone", backbone, 528, 500),
     Trainer("lmim pre-training", masked, 24, 5, parallel=True),
     Trainer("lmim fine-tuning", tuned, 24, 5, parallel=True),

@@ -128,7 +128,8 @@ def child(train: Train, folder: Path, notes: Path, plan: Plan) -> None:
             if not plan.rank:
                 checkpoint.save(folder / "result", weights, step=0)
         except BaseException as error:
-            (notes / "error").write_text(f"{type(error).__name__}: {error}")
+            told = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+            (notes / "error").write_text("\n".join(told))
             raise SystemExit(error.code if isinstance(error, SystemExit) else 1) from None
 
 

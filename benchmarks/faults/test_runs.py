@@ -20,7 +20,7 @@ KILLS = 3
 LOG_EVERY = 50  # the longest that a trainer here waits before it looks at its losses
 every_trainer = pytest.mark.parametrize("trainer", TRAINERS, ids=repr)
 every_one_with_checkpoints = pytest.mark.parametrize("trainer", [t for t in TRAINERS if t.one_checkpoint], ids=repr)
-every_one_that_can_be_spoilt = pytest.mark.parametrize("trainer", [t for t in TRAINERS if t.first_step], ids=repr)
+every_one_that_can_be_spoilt = pytest.mark.parametrize("trainer", [t for t in TRAINERS if t.spoilable], ids=repr)
 
 
 @every_trainer
@@ -80,7 +80,7 @@ def test_a_signal_ends_a_run_after_its_step_with_the_state_saved(machine, undist
 
 @every_one_that_can_be_spoilt
 def test_nan_stops_a_run_and_leaves_the_last_checkpoint_good(machine, undisturbed, tmp_path, trainer):
-    """Who knows the step knows the samples: `Trainer.first_step` finds it with the packages' own functions."""
+    """The step and its rows are told; `Trainer.first_step` finds them with the packages' own functions."""
     folder = tmp_path / "run"
     spoilt = trainer.spoilt()
     step = trainer.first_step(spoilt)
@@ -88,9 +88,12 @@ def test_nan_stops_a_run_and_leaves_the_last_checkpoint_good(machine, undisturbe
     assert started.exit_code() == 1
     if trainer.check:
         assert started.error().startswith(f"ValueError: {trainer.check}")
+        assert f" in step {step} of {trainer.steps};" in started.error()
     else:
         assert started.error().startswith("NonFiniteLoss: loss became nan")
-        assert f"at step {step};" in started.error()
+        assert f"in step {step};" in started.error()
+    rows = started.error().partition(f"The rows of step {step}: ")[2].split(", ")
+    assert len(rows) > 1 if trainer.rows is None else str(spoilt) in rows
     assert step <= started.steps() <= step + LOG_EVERY
     ((saved, state),) = newest(folder).values()
     assert trainer.save_every <= saved <= step

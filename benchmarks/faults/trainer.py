@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 SEED = 3
 
 
-def step_itself(step: int) -> int:
-    """Where what is spoilt is a whole step."""
-    return step
-
-
 @dataclass(frozen=True)
 class Trainer:
     """A trainer at a size that takes a second.
@@ -34,21 +29,22 @@ class Trainer:
         train: starts or continues the run.
         steps: of the whole run.
         save_every: steps between checkpoints.
-        first_step: what is spoilt -> the 0-based step whose loss shows it first: of a row of the data, by the package's
-            own function from (seed, step) to the rows of a batch; else the number of a step. None where the public
-            interface has no floating-point input.
+        rows: step -> rows of the data, by the package's own function from (seed, step); None where a whole step is
+            spoilt and not a row.
+        spoilable: whether there is a loss or a floating-point input.
         saved: run folder -> steps that are saved there.
         one_checkpoint: whether one `checkpoints` folder is all of the state.
         parallel: whether several processes may share the work.
         check: how the message of the method's own check begins, which meets NaN before a loss can be logged; empty for
-            none. It does not name the step.
+            none.
     """
 
     name: str
     train: Train
     steps: int
     save_every: int
-    first_step: Callable[[int], int] | None = step_itself
+    rows: Callable[[int], Any] | None = None
+    spoilable: bool = True
     saved: Callable[[Path], int] = steps_saved
     one_checkpoint: bool = True
     parallel: bool = False
@@ -56,9 +52,14 @@ class Trainer:
 
     def spoilt(self) -> int:
         """Something that spoils a step after the first checkpoint and not the last one."""
-        assert self.first_step is not None
         inside = range(self.save_every + 1, self.steps - 1)
         return next(what for what in range(100_000) if self.first_step(what) in inside)
+
+    def first_step(self, spoilt: int) -> int:
+        """The 0-based step whose loss shows first what is spoilt; a very large number for none in the first 1,000."""
+        if self.rows is None:
+            return spoilt
+        return next((step for step in range(1000) if bool((self.rows(step) == spoilt).any())), 10**9)
 
     def __repr__(self) -> str:
         return self.name
@@ -71,12 +72,6 @@ def accelerator() -> Accelerator | None:
     from accelerate import Accelerator
 
     return Accelerator(cpu=True)
-
-
-def first_with(row: int, rows_of: Callable[[int], Any]) -> int:
-    """The first step whose rows (array or tensor) hold `row`; a very large number for none in the first 1,000."""
-    steps = (step for step in range(1000) if bool((rows_of(step) == row).any()))
-    return next(steps, 10**9)
 
 
 def spoil_row(values: Tensor, row: int | None) -> Tensor:

@@ -14,7 +14,7 @@ from benchmarks.faults.trainer import SEED, Trainer, accelerator, weights_of
 from torch import Tensor
 
 from nat_crf.autoregressive import Teacher
-from nat_crf.batches import pair_batches
+from nat_crf.batches import PairBatches
 from nat_crf.config import NatConfig, preset
 from nat_crf.corpus_decoding import distil, teacher_translator
 from nat_crf.model_folder import load_nat
@@ -62,10 +62,10 @@ def fitted(
     model: Nat | Teacher, objective: Objective, boundaries: Boundaries, folder: Path, device: torch.device
 ) -> dict[str, Tensor]:
     """Train on batches of similar lengths."""
-    batch_at = pair_batches(SOURCES, TARGETS, boundaries=boundaries, max_tokens=40, seed=SEED)
+    batches = PairBatches(SOURCES, TARGETS, boundaries=boundaries, max_tokens=40, seed=SEED)
     fit(
-        model, objective, batch_at, TRAINING, folder, seed=SEED, device=device, title="fitting",
-        accelerator=accelerator(),
+        model, objective, batches, TRAINING, folder, seed=SEED, device=device, title="fitting",
+        accelerator=accelerator(), rows=batches.rows,
     )  # fmt: skip
     return weights_of(model)
 
@@ -113,6 +113,14 @@ def chain(folder: Path, device: torch.device, _spoilt: int | None) -> dict[str, 
 TRAINERS = (
     Trainer("nat-crf teacher", teacher, 24, 5, parallel=True),
     Trainer("nat-crf dynamic CRF", dynamic_crf, 24, 5, parallel=True),
-    Trainer("nat-crf distillation", distillation, len(SOURCES) // SHARD, 1, None, shards, one_checkpoint=False),
-    Trainer("nat-crf pipeline", chain, 24, 3, None, one_checkpoint=False),
+    Trainer(
+        "nat-crf distillation",
+        distillation,
+        len(SOURCES) // SHARD,
+        1,
+        spoilable=False,
+        saved=shards,
+        one_checkpoint=False,
+    ),
+    Trainer("nat-crf pipeline", chain, 24, 3, spoilable=False, one_checkpoint=False),
 )

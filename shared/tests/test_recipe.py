@@ -160,6 +160,14 @@ def test_changed_code_is_another_stage(tmp_path, package):
     }  # fmt: skip
 
 
+def test_a_build_with_bound_arguments_is_called_with_them(tmp_path):
+    def build(number, folder, *, name):
+        (folder / name).write_text(str(number))
+
+    folder = context(tmp_path).stage("net", {}, functools.partial(functools.partial(build, 3), name="x"))
+    assert (folder / "x").read_text() == "3"
+
+
 def test_a_killed_build_goes_on_and_its_leftovers_are_gone(tmp_path):
     def build(folder):
         if (folder / "half").exists():

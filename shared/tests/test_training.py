@@ -239,11 +239,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, bad
     state = {"optimizer": torch.optim.SGD([parameter], lr=0.1)}
 
     def run():
-        with Training(tmp_path, steps=20, state=state, save_every=4, log_every=3) as steps:
+        def rows(step):
+            return torch.tensor([[step, 30], [40, 50]])
+
+        with Training(tmp_path, steps=20, state=state, save_every=4, log_every=3, rows=rows) as steps:
             for step in steps:
                 steps.log(loss=torch.tensor(bad if step == 7 else 1.0))
 
-    with pytest.raises(NonFiniteLoss, match=f"loss became {bad} at step 7; the checkpoints in .* are from before"):
+    with pytest.raises(
+        NonFiniteLoss, match=f"loss became {bad} in step 7; the .* are from before.* of step 7: 7, 30, 40, 50$"
+    ):
         run()
     assert checkpoint.load_latest(tmp_path / "checkpoints")[0] == 4
     assert [line["step"] for line in read_log(tmp_path)] == [0, 1, 2, 3, 4, 5]
@@ -251,7 +256,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, bad
 
 def test_a_check_of_the_method_itself_that_fails_is_told_with_the_step(tmp_path):
     def run():
-        with Training(tmp_path, steps=20, state={}, save_every=4) as steps:
+        with Training(tmp_path, steps=20, state={}, save_every=4, rows=lambda step: [step, 9]) as steps:
             for step in steps:
                 if step == 6:
                     raise ValueError("images: expected finite pixels")
@@ -260,7 +265,22 @@ def test_a_check_of_the_method_itself_that_fails_is_told_with_the_step(tmp_path)
         run()
     (note,) = caught.value.__notes__
     assert note.startswith("This was in step 6 of 20; the checkpoints in ")
+    assert note.endswith("The rows of step 6: 6, 9")
     assert checkpoint.load_latest(tmp_path / "checkpoints")[0] == 4
+
+
+def test_a_check_that_fails_since_an_earlier_loss_was_no_number_is_told_with_that_step(tmp_path):
+    def run():
+        with Training(tmp_path, steps=20, state={}, rows=lambda step: [step, 9]) as steps:
+            for step in steps:
+                steps.log(loss=float("nan") if step == 4 else 1.0)
+                if step == 6:
+                    raise ValueError("weights: expected finite numbers")
+
+    with pytest.raises(ValueError, match="weights") as caught:
+        run()
+    assert caught.value.__notes__[0].startswith("loss became nan in step 4 of 20; the checkpoints in ")
+    assert caught.value.__notes__[0].endswith("The rows of step 4: 4, 9")
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
@@ -274,14 +294,14 @@ def test_weights_that_became_nan_are_not_saved_though_the_loss_is_finite_still(t
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def run():
-        with Training(tmp_path, steps=9, state={"model": model}, save_every=2) as steps:
+        with Training(tmp_path, steps=9, state={"model": model}, save_every=2, rows=lambda step: [step]) as steps:
             for step in steps:
                 loss = (model(torch.ones(1, 1)) * (0 if step == 3 else 1)).abs().sqrt().sum()  # d sqrt(0) = inf * 0
                 steps.log(loss=loss)
                 steps.backward(loss)
                 steps.optimizer_step(optimizer)
 
-    with pytest.raises(NonFiniteLoss, match=r"model/weight became nan in step 3; .* are from before"):
+    with pytest.raises(NonFiniteLoss, match=r"model/weight became nan in step 3; .* are from before.* of step 3: 3$"):
         run()
     step, state = checkpoint.load_latest(tmp_path / "checkpoints")
     assert step == 2

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nat_crf.batches import BucketedBatches, pair_batches
+from nat_crf.batches import BucketedBatches, PairBatches
 from nat_crf.sequences import EOS, PAD
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=30)
@@ -43,13 +43,13 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 @pytest.mark.parametrize(("boundaries", "symbols"), [("eos", 1), ("bos-eos", 2)])
 def test_pairs_come_with_their_symbols(boundaries: str, symbols: int) -> None:
     sources, targets = [[4, 5], [6], [7, 8]], [[9], [4, 4, 4], [5]]
-    batch_at = pair_batches(sources, targets, max_tokens=100, boundaries=boundaries)  # pyright: ignore[reportArgumentType]
+    batch_at = PairBatches(sources, targets, max_tokens=100, boundaries=boundaries)  # pyright: ignore[reportArgumentType]
     batch = batch_at(0)
     assert batch.source.shape == (3, 2 + symbols)
     assert batch.target.shape == (3, 3 + symbols)
     assert int((batch.target == PAD).sum()) == 4
     assert int((batch.source == EOS).sum()) == 3
-    small = pair_batches(sources, targets, max_tokens=3 + symbols, boundaries=boundaries)  # pyright: ignore[reportArgumentType]
+    small = PairBatches(sources, targets, max_tokens=3 + symbols, boundaries=boundaries)  # pyright: ignore[reportArgumentType]
     assert all(len(small(step).target) == 1 for step in range(3))
 
 

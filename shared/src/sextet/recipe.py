@@ -128,9 +128,10 @@ class RunContext:
         from sextet.cuda import select_device
 
         start = time.perf_counter()
-        while isinstance(build, functools.partial):
-            build = build.func
-        modules = sorted({build.__module__, *uses})
+        owner: Any = build
+        while isinstance(owner, functools.partial):
+            owner = owner.func
+        modules = sorted({owner.__module__, *uses})
         code = {path: sha for module in modules for path, sha in module_closure(module).items()}
         kind = select_device(self.device).type
         key = fingerprint({"stage": name, "config": plain(config), "code": code, "device": kind})

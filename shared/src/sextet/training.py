@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -32,8 +32,14 @@ from sextet import checkpoint, cuda, files
 from sextet.errors import Interrupted, NonFiniteLoss
 
 if TYPE_CHECKING:
+    import numpy as np
     from accelerate import Accelerator
+    from numpy.typing import NDArray
     from rich.progress import Progress
+
+
+Rows = Callable[[int], "torch.Tensor | NDArray[np.int64] | Sequence[int]"]
+"""Step -> rows of the training set, of any shape."""
 
 
 class ConfigMismatch(ValueError):
@@ -54,6 +60,7 @@ class Training:
         accelerator: for several processes: `accelerate.Accelerator`, its processes stop at the same step and the main
             one saves.
         progress: title of a progress bar on a terminal, or None.
+        rows: step -> rows of the training set that this process computes it on; told where a step fails.
 
     Raises:
         ValueError: `steps`, `save_every` or `log_every` out of range.
@@ -74,6 +81,7 @@ class Training:
         precision: cuda.Precision = "fp32",
         accelerator: Accelerator | None = None,
         progress: str | None = None,
+        rows: Rows | None = None,
     ) -> None:
         if steps < 0 or save_every < 1 or log_every < 1:
             raise ValueError(
@@ -91,6 +99,7 @@ class Training:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._pending: list[tuple[int, dict[str, torch.Tensor | float]]] = []
         self._signals = SignalGuard()
+        self._rows = rows
         self._progress_title = progress
         self._progress: Progress | None = None
         check_config(directory, config or {})
@@ -127,7 +136,8 @@ class Training:
             self._progress.stop()
         self._signals.__exit__()
         if isinstance(error, ValueError):  # a method's own check, which does not know where in the run it is
-            error.add_note(f"This was in step {self.step} of {self.total}; {self._what_is_left()}")
+            step, what = self._first_broken() or (self.step, "This was")
+            error.add_note(f"{what} in step {step} of {self.total}; {self._what_is_left()}.{self._rows_of(step)}")
 
     def __iter__(self) -> Iterator[int]:
         """Yield the index of each step still to do; save on the way, at the end and when a signal asks to stop.
@@ -185,15 +195,11 @@ class Training:
         """Check what was logged since the last flush and append it to `log.jsonl`.
 
         Raises:
-            NonFiniteLoss: naming the first step, the value, and the checkpoint that is left.
+            NonFiniteLoss: naming the first step, its rows, the value, and the checkpoint that is left.
         """
-        lines = []
-        for step, kept in self._pending:
-            values = {name: float(value) for name, value in kept.items()}
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    raise self._not_finite(f"{name} became {value} at step {step}")
-            lines.append(json.dumps({"step": step, **values}))
+        if broken := self._first_broken():
+            raise self._not_finite(*broken)
+        lines = [json.dumps({"step": step, **values}) for step, values in self._pending]
         self._pending.clear()
         if lines and self.is_main:
             with (self.directory / "log.jsonl").open("a") as file:
@@ -211,16 +217,29 @@ class Training:
         if self.is_main:
             broken = find_nan(parts)
             if broken:  # the loss shows a step's damage one step later only, when this would be the last checkpoint
-                raise self._not_finite(f"{broken} became nan in step {self.step - 1}")
+                raise self._not_finite(self.step - 1, f"{broken} became nan")
             content = {"parts": parts, "scaler": self._scaler.state_dict(), "rng": generators}
             checkpoint.save(self.directory / "checkpoints", content, self.step)
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
-    def _not_finite(self, what: str) -> NonFiniteLoss:
-        return NonFiniteLoss(
-            f"{what}; {self._what_is_left()}. Lower the learning rate or raise the precision and start in a new folder"
+    def _first_broken(self) -> tuple[int, str] | None:
+        """The first step whose logged values are not all finite, of those since the last flush, and what it was."""
+        self._pending = [(step, {name: float(value) for name, value in kept.items()}) for step, kept in self._pending]
+        values = ((step, name, value) for step, kept in self._pending for name, value in kept.items())
+        return next(
+            ((step, f"{name} became {value}") for step, name, value in values if not math.isfinite(value)), None
         )
+
+    def _not_finite(self, step: int, what: str) -> NonFiniteLoss:
+        advice = "Lower the learning rate or raise the precision and start in a new folder"
+        return NonFiniteLoss(f"{what} in step {step}; {self._what_is_left()}. {advice}.{self._rows_of(step)}")
+
+    def _rows_of(self, step: int) -> str:
+        if self._rows is None or step >= self.total:
+            return ""
+        rows = torch.as_tensor(self._rows(step)).flatten().tolist()
+        return f" The rows of step {step}: {', '.join(map(str, rows))}"
 
     def _what_is_left(self) -> str:
         return f"the checkpoints in {self.directory / 'checkpoints'} are from before"

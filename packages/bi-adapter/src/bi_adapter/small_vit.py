@@ -63,6 +63,11 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warmup_cosine(step + 1, warmup=max(1, total // 10), total=total + 1)
     )
+
+    def rows_of(step: int) -> Tensor:
+        epoch, position = divmod(step, steps)
+        return epoch_order(len(labels), epoch, config.seed)[position * config.batch_size :][: config.batch_size]
+
     with Training(
         folder,
         steps=total,
@@ -72,10 +77,10 @@ def pretrain(
         log_every=50,
         device=device,
         progress="pre-training",
+        rows=rows_of,
     ) as training:
         for step in training:
-            epoch, position = divmod(step, steps)
-            rows = epoch_order(len(labels), epoch, config.seed)[position * config.batch_size :][: config.batch_size]
+            rows = rows_of(step)
             loss = F.cross_entropy(model(grey(pixels[rows].to(device))), labels[rows].to(device))
             optimizer.zero_grad()
             loss.backward()

@@ -115,6 +115,11 @@ def fine_tune(
     torch.manual_seed(seed)
     model.to(device)
     tuned = TunedPart(model)
+
+    def rows_of(step: int) -> Tensor:
+        epoch, position = divmod(step, steps)
+        return epoch_order(len(labels), epoch, seed)[position * config.batch_size :][: config.batch_size]
+
     optimizer = torch.optim.AdamW(tuned.parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
     with Training(
         folder,
@@ -126,12 +131,13 @@ def fine_tune(
         device=device,
         precision=config.precision,
         progress=title,
+        rows=rows_of,
     ) as training:
         for step in training:
             epoch, position = divmod(step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch, config.lr, config.epochs, config.warmup)
-            rows = epoch_order(len(labels), epoch, seed)[position * config.batch_size :][: config.batch_size]
+            rows = rows_of(step)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
             model.train()
             with training.autocast():

@@ -209,6 +209,7 @@ def pretrain(
         device=device,
         precision=precision,
         progress="pre-training",
+        rows=lambda step: rows[step],
     ) as training:
         for step in training:
             ids = rows[step]
@@ -270,6 +271,7 @@ def meta_train(
         device=device,
         precision=precision,
         progress="meta-training",
+        rows=lambda step: episode_ids(sampler[step]),
     ) as training:
         for step in training:
             images, logged = episode_images(source, sampler[step], step), {}

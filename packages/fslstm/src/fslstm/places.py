@@ -132,6 +132,10 @@ def pretrain_on_places(
     steps = config.steps_per_epoch or len(train) // config.batch_size
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step // steps // config.drop_every))
     selection = Selection()
+
+    def rows_of(step: int) -> list[int]:
+        return [row for _, row in next(batches(len(train), config.batch_size, steps, step, step + 1, config.seed))]
+
     with Training(
         folder,
         steps=config.epochs * steps,
@@ -140,6 +144,7 @@ def pretrain_on_places(
         save_every=1000,
         device=device,
         progress="pre-training on Places365",
+        rows=rows_of,
     ) as training:
         order = batches(len(train), config.batch_size, steps, training.step, training.total, config.seed)
         loader = iter(DataLoader(train, batch_sampler=order, num_workers=config.workers))

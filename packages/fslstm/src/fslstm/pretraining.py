@@ -64,12 +64,18 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     state = {"backbone": backbone, "classifier": classifier, "optimizer": optimizer, "schedule": schedule}
     with Training(
-        folder, steps=config.steps, state=state, config=asdict(config), device=device, progress="pre-training"
+        folder,
+        steps=config.steps,
+        state=state,
+        config=asdict(config),
+        device=device,
+        progress="pre-training",
+        rows=lambda step: draw_rows(len(images), config, seed, step),
     ) as training:
         for step in training:
-            batch, targets = draw_batch(images, labels, config, seed, step)
-            logits = classifier(backbone(batch.to(device)))
-            loss = F.cross_entropy(logits, targets.to(device))
+            rows = draw_rows(len(images), config, seed, step)
+            logits = classifier(backbone(images[rows].to(device)))
+            loss = F.cross_entropy(logits, labels[rows].to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -77,13 +83,10 @@ def pretrain(
             training.log(loss=loss)
 
 
-def draw_batch(
-    images: Tensor, labels: Tensor, config: PretrainingConfig, seed: int, step: int
-) -> tuple[Tensor, Tensor]:
-    """The batch of one step, with replacement; depends on (seed, step) only. [batch, c, h, w] and [batch]."""
+def draw_rows(images: int, config: PretrainingConfig, seed: int, step: int) -> Tensor:
+    """Rows of one step's batch, drawn with replacement, int64 [batch]; depends on (seed, step) only."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    rows = torch.randint(len(images), (config.batch_size,), generator=generator)
-    return images[rows], labels[rows]
+    return torch.randint(images, (config.batch_size,), generator=generator)
 
 
 @torch.no_grad()

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fslstm.modules import Head, ScaledHead
 from fslstm.objective import PUBLISHED_DECAY, smoothed_cross_entropy
 from fslstm.selection import Selection
-from sextet.episodes import EpisodeSampler
+from sextet.episodes import Episodes, EpisodeSampler
 from sextet.training import Training, step_decay
 
 
@@ -114,6 +116,13 @@ def meta_train(
         optimizer, lambda step: step_decay(step // config.steps_per_epoch, dict(config.decay))
     )
     selection = Selection()
+
+    def episodes_of(step: int) -> Episodes:
+        return sampler.batch(step * config.episodes_per_step, config.episodes_per_step)
+
+    def rows_of(step: int) -> NDArray[np.int64]:
+        return np.concatenate([episodes_of(step).support_ids, episodes_of(step).query_ids], axis=1)
+
     with Training(
         folder,
         steps=config.epochs * config.steps_per_epoch,
@@ -122,9 +131,10 @@ def meta_train(
         save_every=save_every,
         device=device,
         progress=title,
+        rows=rows_of,
     ) as training:
         for step in training:
-            episodes = sampler.batch(step * config.episodes_per_step, config.episodes_per_step)
+            episodes = episodes_of(step)
             support, query = (
                 inputs[torch.from_numpy(ids).to(inputs.device)].to(device)
                 for ids in (episodes.support_ids, episodes.query_ids)

@@ -99,14 +99,19 @@ def crop_probe(
     layer, encoder = layer.to(device), encoder.to(device).eval()
     optimizer = torch.optim.SGD(layer.parameters(), lr=config.lr, momentum=config.momentum)
     hits, features = EpochHits(config.epochs, len(test[1])), test[0].to(device)
+
+    def rows_of(step: int) -> Tensor:
+        epoch, position = divmod(step, steps)
+        return batch_rows(len(train), config.batch_size, seed, epoch, position)
+
     with Training(
         folder, steps=config.epochs * steps, state={"layer": layer, "optimizer": optimizer, "hits": hits},
         config={**asdict(config), "images": len(train), "seed": seed}, save_every=config.save_every, device=device,
-        precision=config.precision, progress=title,
+        precision=config.precision, progress=title, rows=rows_of,
     ) as training:  # fmt: skip
         for step in training:
             epoch, position = divmod(step, steps)
-            rows = batch_rows(len(train), config.batch_size, seed, epoch, position)
+            rows = rows_of(step)
             (views,) = train.views(rows, epoch)
             with torch.no_grad(), training.autocast():
                 h = stages_of(encoder, views)[-1].float()

@@ -115,6 +115,12 @@ def train(
     parallel: nn.Module = accelerator.prepare(model) if accelerator else model
     optimizer = make_optimizer(model, config)
     torch.manual_seed(seed * 1009 + rank)
+
+    def rows_of(step: int) -> Tensor:
+        epoch, position = divmod(step, steps_per_epoch)
+        order = epoch_order(len(source), seed, epoch)
+        return order[position * config.batch_size :][: config.batch_size].chunk(processes)[rank]
+
     with Training(
         folder,
         steps=config.epochs * steps_per_epoch,
@@ -125,11 +131,11 @@ def train(
         precision=config.precision,
         accelerator=accelerator,
         progress=title,
+        rows=rows_of,
     ) as training:
         for step in training:
             epoch, position = divmod(step, steps_per_epoch)
-            rows = epoch_order(len(source), seed, epoch)[position * config.batch_size :][: config.batch_size]
-            batch = rows.chunk(processes)[rank]
+            batch = rows_of(step)
             views = [view.to(device, memory_format=layout) for view in source.views(batch, epoch)]
             labels = None if source.labels is None else source.labels[batch].to(device)
             set_rate(optimizer, learning_rate(config, epoch))

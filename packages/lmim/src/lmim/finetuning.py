@@ -13,10 +13,10 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 from lmim.config import FineTuningConfig
-from lmim.pretraining import counter_seed, gradients_wait, place, set_rate
+from lmim.pretraining import counter_seed, gradients_wait, numbers_of_step, rows_of_steps, set_rate
 from lmim.schedule import is_decayed_in_fine_tuning, layer_scale, learning_rate
 from sextet.cuda import seed_everything
-from sextet.training import Training
+from sextet.training import Rows, Training
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,6 +69,7 @@ def fine_tune(
     device: torch.device,
     decayed: Callable[[str, nn.Parameter], bool] = is_decayed_in_fine_tuning,
     accelerator: Accelerator | None = None,
+    rows: Rows | None = None,
     save_every: int = 100,
 ) -> Curve:
     """Train a classifier in place; resumes from `folder`.
@@ -87,6 +88,7 @@ def fine_tune(
         device: where to compute.
         decayed: which parameters decay.
         accelerator: for several processes.
+        rows: see `pretrain`.
         save_every: steps between checkpoints.
     """
     model.to(device).train()
@@ -94,7 +96,6 @@ def fine_tune(
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.betas)
     forward: Any = accelerator.prepare_model(model) if accelerator else model
     curve, mix = Curve(), mixer(config, classes)
-    rank, processes = place(accelerator)
     with Training(
         folder,
         steps=config.epochs * steps_per_epoch,
@@ -105,18 +106,18 @@ def fine_tune(
         precision=config.precision,
         accelerator=accelerator,
         progress="fine-tuning",
+        rows=rows_of_steps(rows, config.accumulation, accelerator),
     ) as training:
         for step in training:
             epoch = step / steps_per_epoch
             set_rate(optimizer, learning_rate(epoch, config.lr, config.lr_min, config.warmup_epochs, config.epochs))
             total = torch.zeros(1, device=device)
-            for micro in range(config.accumulation):
-                number = (step * config.accumulation + micro) * processes + rank
+            numbers = numbers_of_step(step, config.accumulation, accelerator)
+            for number in numbers:
                 images, labels = (part.to(device, non_blocking=True) for part in batch(number))
                 seed_everything(counter_seed(seed, number))
                 images, targets = mix(images, labels)
-                last = micro + 1 == config.accumulation
-                with gradients_wait(forward, accelerator, wait=not last):
+                with gradients_wait(forward, accelerator, wait=number != numbers[-1]):
                     with training.autocast():
                         logits = forward(images)
                     loss = F.cross_entropy(logits.float(), targets) / config.accumulation

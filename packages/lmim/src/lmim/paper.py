@@ -177,7 +177,8 @@ def pretraining_job(
     model = new_model(settings.model, seed)
     meter = pretrain(
         model, stream.images, settings.pretraining, folder, steps_per_epoch=stream.share.steps_per_epoch, seed=seed,
-        device=device, accelerator=accelerator, save_every=500, compiled=compiled, **of_model(settings.model),
+        device=device, accelerator=accelerator, rows=stream.rows, save_every=500, compiled=compiled,
+        **of_model(settings.model),
     )  # fmt: skip
     state = whole_state(model)
     if accelerator is None or accelerator.is_main_process:
@@ -269,7 +270,7 @@ def fine_tuning_job(
         model, stream, evaluate, config, folder, classes=classes, layer=lambda name: layer(name, of_layer),
         layers=model_config.depth, steps_per_epoch=share.steps_per_epoch, seed=seed, device=device,
         decayed=is_decayed_in_fine_tuning if model_config.backbone == "vit" else is_decayed, accelerator=accelerator,
-        save_every=500,
+        rows=stream.rows, save_every=500,
     )  # fmt: skip
     if is_main:
         for name, accuracy in (("last", curve.last), ("best", curve.best)):

@@ -16,7 +16,7 @@ from lmim.config import PretrainingConfig
 from lmim.schedule import is_decayed, learning_rate, parameter_groups
 from lmim.sharding import FSDPModule, WholeState, gradients_stay, shard
 from sextet.cuda import synchronize
-from sextet.training import Training
+from sextet.training import Rows, Training
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -89,6 +89,7 @@ def pretrain(
     loss_weights: tuple[float, ...] = (),
     decayed: Callable[[str, nn.Parameter], bool] = is_decayed,
     accelerator: Accelerator | None = None,
+    rows: Rows | None = None,
     after_epoch: Callable[[int], dict[str, float]] | None = None,
     save_every: int = 100,
     compiled: bool = False,
@@ -111,6 +112,7 @@ def pretrain(
         loss_weights: one a tap; () for 1 each.
         decayed: which parameters decay; `is_decayed_swin` for Swin.
         accelerator: for several processes.
+        rows: number of a micro-batch -> rows of the training set, told where the loss becomes NaN.
         after_epoch: called with the number of epochs done, e.g. for probes; what it returns is logged.
         save_every: steps between checkpoints.
         compiled: run the forward pass through `torch.compile`.
@@ -128,7 +130,7 @@ def pretrain(
     optimizer, state, forward = set_up(model, forward, config, decayed, device, accelerator)
     forward = torch.compile(forward) if compiled else forward
     weights = torch.tensor(loss_weights or 1.0, device=device)
-    meter, rank, processes = ComputeMeter(), *place(accelerator)
+    meter = ComputeMeter()
     with Training(
         folder,
         steps=config.epochs * steps_per_epoch,
@@ -139,15 +141,16 @@ def pretrain(
         precision=config.precision,
         accelerator=accelerator,
         progress="pre-training",
+        rows=rows_of_steps(rows, config.accumulation, accelerator),
     ) as training:
         for step in training:
             set_rate(optimizer, rate_of_step(step, steps_per_epoch, config))
             total = torch.zeros(1, device=device)
-            for micro in range(config.accumulation):
-                number = (step * config.accumulation + micro) * processes + rank
+            numbers = numbers_of_step(step, config.accumulation, accelerator)
+            for number in numbers:
                 images = batch(number).to(device, non_blocking=True)
                 torch.manual_seed(counter_seed(seed, number))
-                last = micro + 1 == config.accumulation
+                last = number == numbers[-1]
                 with meter.measure(device), gradients_wait(forward, accelerator, wait=not last):
                     with training.autocast():
                         losses = forward(images)
@@ -158,7 +161,7 @@ def pretrain(
                         training.optimizer_step(optimizer)
             training.log(loss=total, lr=optimizer.param_groups[0]["lr"])
             if after_epoch is not None and (step + 1) % steps_per_epoch == 0:
-                training.log(**after_epoch((step + 1) // steps_per_epoch), gpu_hours=meter.hours(processes))
+                training.log(**after_epoch((step + 1) // steps_per_epoch), gpu_hours=meter.hours(place(accelerator)[1]))
                 model.train()
     return meter
 
@@ -205,3 +208,21 @@ def gradients_wait(forward: nn.Module, accelerator: Accelerator | None, *, wait:
     if isinstance(forward, FSDPModule):
         return gradients_stay(forward) if wait else nullcontext()
     return accelerator.no_sync(forward) if accelerator and wait else nullcontext()
+
+
+def numbers_of_step(step: int, accumulation: int, accelerator: Accelerator | None) -> range:
+    """Numbers of the micro-batches that this process takes in a step."""
+    rank, processes = place(accelerator)
+    return range(step * accumulation * processes + rank, (step + 1) * accumulation * processes, processes)
+
+
+def rows_of_steps(rows: Rows | None, accumulation: int, accelerator: Accelerator | None) -> Rows | None:
+    """The rows of a step, of those of its micro-batches; for `sextet.training.Training`."""
+    if rows is None:
+        return None
+
+    def rows_of(step: int) -> Tensor:
+        numbers = numbers_of_step(step, accumulation, accelerator)
+        return torch.cat([torch.as_tensor(rows(number)) for number in numbers])
+
+    return rows_of

@@ -147,6 +147,7 @@ def pretraining_stage(config: LaptopConfig, context: RunContext, device: torch.d
             pretrain(
                 model, batch, pretraining, folder, steps_per_epoch=config.steps_per_epoch, seed=context.seed,
                 device=device, mask_ratio=model_config.mask_ratio, loss_weights=model_config.loss_weights,
+                rows=batch.order,
             )  # fmt: skip
         safetensors.torch.save_file(model.cpu().state_dict(), folder / "model.safetensors")
 
@@ -188,6 +189,7 @@ def fine_tuned_hits(config: LaptopConfig, context: RunContext, device: torch.dev
         lambda trained: accuracy(classify(trained, watched[0], device), watched[1]), tuning, context.directory,
         classes=int(labels.max()) + 1, layer=lambda name: vit_layer(name, config.model.depth),
         layers=config.model.depth, steps_per_epoch=config.labelled // tuning.batch, seed=context.seed, device=device,
+        rows=order,
     )  # fmt: skip
     return hits(classify(model.eval(), asked, device), test_labels)
 

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from lmim.swin import SwinBlock
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_LOADED = StateDictOptions(full_state_dict=True)
 
 
 def shard(forward: nn.Module, model: nn.Module, device: torch.device) -> None:
@@ -75,15 +76,16 @@ class WholeState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep this process's part of what `state_dict` returned in the first."""
         if self.optimizer is None:
-            set_model_state_dict(self.model, state, options=StateDictOptions(full_state_dict=True))
+            set_model_state_dict(self.model, state, options=_LOADED)
         else:
-            options = StateDictOptions(full_state_dict=True)
-            set_optimizer_state_dict(self.model, self.optimizer, state, options=options)
+            set_optimizer_state_dict(self.model, self.optimizer, state, options=_LOADED)
 
 
 @contextmanager
 def gradients_stay(forward: FSDPModule) -> Iterator[None]:
     """Processes keep the gradients of a block of code to themselves."""
     forward.set_requires_gradient_sync(False)
-    yield
-    forward.set_requires_gradient_sync(True)
+    try:
+        yield
+    finally:
+        forward.set_requires_gradient_sync(True)

@@ -16,7 +16,7 @@ from lmim.conversion import encoder_state
 from lmim.features import SwinFeatures, VitFeatures, start_features
 from lmim.imagenet import IMAGENET
 from lmim.paper import PaperConfig, fine_tuning_stage, load_pretrained, pretraining_stage
-from lmim.pretraining import counter_seed, place, set_rate
+from lmim.pretraining import counter_seed, numbers_of_step, rows_of_steps, set_rate
 from sextet.cuda import Precision, seed_everything, select_device
 from sextet.data import Passport
 from sextet.files import write_atomic
@@ -141,14 +141,14 @@ def train_head(
     model.train()
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
     forward = accelerator.prepare_model(forward) if accelerator else forward
-    rank, processes = place(accelerator)
     with Training(
         folder, steps=steps, state={"model": model, "optimizer": optimizer}, config={**plain(config), "seed": seed},
         save_every=500, device=device, precision=config.precision, accelerator=accelerator, progress=title,
+        rows=rows_of_steps(stream.rows, 1, accelerator),
     ) as training:  # fmt: skip
         for step in training:
             set_rate(optimizer, rate(step))
-            number = step * processes + rank
+            (number,) = numbers_of_step(step, 1, accelerator)
             batch = stream(number)
             seed_everything(counter_seed(seed, number))
             with training.autocast():

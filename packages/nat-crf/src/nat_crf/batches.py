@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nat_crf.sequences import Boundaries, Words, pad_batch
-from nat_crf.training import Batch, BatchAt
+from nat_crf.training import Batch
 
 
 class BucketedBatches:
@@ -78,15 +78,7 @@ def _cuts(lengths: NDArray[np.int64], max_tokens: int, max_pairs: int) -> list[i
     return starts
 
 
-def pair_batches(
-    sources: Sequence[Words],
-    targets: Sequence[Words],
-    *,
-    max_tokens: int,
-    max_pairs: int | None = None,
-    boundaries: Boundaries = "eos",
-    seed: int = 0,
-) -> BatchAt:
+class PairBatches:
     """What `training.fit` asks for: the batch of a micro-step, with boundary symbols, padded on the right.
 
     Args:
@@ -94,12 +86,27 @@ def pair_batches(
         max_tokens, max_pairs, seed: see `BucketedBatches`; boundary symbols count.
         boundaries: the symbols around the words of both sides.
     """
-    symbols = 1 if boundaries == "eos" else 2
-    lengths = [[len(words) + symbols for words in side] for side in (sources, targets)]
-    batches = BucketedBatches(*lengths, max_tokens=max_tokens, max_pairs=max_pairs, seed=seed)
 
-    def batch_at(step: int) -> Batch:
-        rows = batches[step].tolist()
-        return Batch(*(pad_batch([side[row] for row in rows], boundaries) for side in (sources, targets)))
+    def __init__(
+        self,
+        sources: Sequence[Words],
+        targets: Sequence[Words],
+        *,
+        max_tokens: int,
+        max_pairs: int | None = None,
+        boundaries: Boundaries = "eos",
+        seed: int = 0,
+    ) -> None:
+        self.sides, self.boundaries = (sources, targets), boundaries
+        symbols = 1 if boundaries == "eos" else 2
+        lengths = [[len(words) + symbols for words in side] for side in self.sides]
+        self.batches = BucketedBatches(*lengths, max_tokens=max_tokens, max_pairs=max_pairs, seed=seed)
 
-    return batch_at
+    def __call__(self, number: int) -> Batch:
+        """Batch `number` of the run."""
+        rows = self.rows(number)
+        return Batch(*(pad_batch([side[row] for row in rows], self.boundaries) for side in self.sides))
+
+    def rows(self, number: int) -> list[int]:
+        """Which pairs are in it."""
+        return self.batches[number].tolist()

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from nat_crf.batches import pair_batches
+from nat_crf.batches import PairBatches
 from nat_crf.config import preset
 from nat_crf.corpus_decoding import nat_translator, translate_all
 from nat_crf.models import Nat
@@ -87,7 +87,7 @@ def run_multimodality(config: MultimodalityConfig, context: RunContext) -> Metri
     device = select_device(context.device)
     sources = draw_sources(config, context.seed)
     pairs = [(words, target) for words in sources for target in translations(words, config)]
-    batches = pair_batches(*zip(*pairs, strict=True), max_tokens=10**6, max_pairs=config.batch, seed=context.seed)
+    batches = PairBatches(*zip(*pairs, strict=True), max_tokens=10**6, max_pairs=config.batch, seed=context.seed)
     torch.manual_seed(context.seed)
     vocabulary = FIRST_WORD + config.vocabulary * (2 if config.conflict == "words" else 1)
     model = Nat(preset("laptop", crf=config.crf, dim=64, ffn_dim=128, dropout=0.0), vocabulary)
@@ -100,6 +100,7 @@ def run_multimodality(config: MultimodalityConfig, context: RunContext) -> Metri
         seed=context.seed,
         device=device,
         title=f"{config.conflict} {config.crf}",
+        rows=batches.rows,
     )
     lengths = [len(words) for words in sources]
     translate = nat_translator(model, sources, device=device, target_lengths=lengths)

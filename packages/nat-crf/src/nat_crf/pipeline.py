@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from nat_crf.autoregressive import Teacher
-from nat_crf.batches import pair_batches
+from nat_crf.batches import PairBatches
 from nat_crf.config import NatConfig
 from nat_crf.corpus_decoding import BatchTranslator, distil, nat_translator, teacher_translator
 from nat_crf.model_folder import load_nat, load_teacher, save_model
@@ -202,9 +202,12 @@ def _train(
     """Train on (source, target) pairs and save the model."""
     boundaries: Boundaries = model.config.boundaries if isinstance(model, Nat) else "eos"
     limits: dict[str, Any] = {"max_tokens": plan.max_tokens, "max_pairs": plan.max_pairs}
-    batches = pair_batches(pairs.sources, targets, boundaries=boundaries, seed=seed, **limits)
+    batches = PairBatches(pairs.sources, targets, boundaries=boundaries, seed=seed, **limits)
     device, title = select_device(context.device), folder.name.rpartition("-")[0]
-    fit(model, objective, batches, optimisation, folder / "training", seed=seed, device=device, title=title)
+    fit(
+        model, objective, batches, optimisation, folder / "training", seed=seed, device=device, title=title,
+        rows=batches.rows,
+    )  # fmt: skip
     save_model(model, folder)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -92,6 +92,7 @@ def fit(
     device: torch.device,
     title: str,
     accelerator: Accelerator | None = None,
+    rows: Callable[[int], Sequence[int]] | None = None,
 ) -> None:
     """Train `model` in place; a run that is called again with the same folder continues.
 
@@ -105,6 +106,7 @@ def fit(
         device: where to compute.
         title: of the progress bar.
         accelerator: for several processes, which then share every update's gradient.
+        rows: number of a batch -> its rows of the training set, told where the loss becomes NaN.
     """
     torch.manual_seed(seed)
     model.to(device).train()
@@ -113,6 +115,10 @@ def fit(
     mean = WeightMean(model)
     state = {"model": model, "optimizer": optimizer, "schedule": schedule, "mean": mean}
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+
+    def numbers(step: int) -> list[int]:
+        return [micro * processes + rank for micro in range(step * config.accumulate, (step + 1) * config.accumulate)]
+
     with Training(
         folder,
         steps=config.steps,
@@ -123,11 +129,12 @@ def fit(
         save_every=config.save_every,
         accelerator=accelerator,
         progress=title,
+        rows=rows and (lambda step: [row for number in numbers(step) for row in rows(number)]),
     ) as training:
         for step in training:
             values: Mapping[str, Tensor] = {}
-            for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
-                batch = batch_at(micro * processes + rank)
+            for number in numbers(step):
+                batch = batch_at(number)
                 with training.autocast():
                     values = objective(Batch(batch.source.to(device), batch.target.to(device)))
                 training.backward(values["loss"] / config.accumulate)
