@@ -121,6 +121,14 @@ def test_seeds_needed_by_the_tables_of_t(seeds):
     assert seeds_needed(found, threshold=0.0) == 8
 
 
+def test_seeds_needed_at_the_very_gap_that_so_many_decide():
+    for seeds in (4, 9, 30):
+        gap = (stats.t.ppf(0.95, seeds - 1) + stats.t.ppf(0.8, seeds - 1)) / math.sqrt(seeds)
+        found = Estimate(mean=0.0, standard_error=1 / math.sqrt(3), df=2, n_seeds=3, basis="")
+        assert seeds_needed(found, threshold=gap + 1e-9) == seeds
+        assert seeds_needed(found, threshold=1e-9 - gap) == seeds + 1
+
+
 def test_seeds_needed_where_nothing_helps():
     assert seeds_needed(Estimate(0.0, 1.0, 4, 5, ""), 0.0) is None
     assert seeds_needed(Estimate(1e-6, 1.0, 4, 5, ""), 0.0) is None

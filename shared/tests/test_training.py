@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -281,6 +283,18 @@ def test_a_check_that_fails_since_an_earlier_loss_was_no_number_is_told_with_tha
         run()
     assert caught.value.__notes__[0].startswith("loss became nan in step 4 of 20; the checkpoints in ")
     assert caught.value.__notes__[0].endswith("The rows of step 4: 4, 9")
+
+
+def test_progress_is_shown_on_a_terminal(tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with Training(tmp_path, steps=3, state={}, progress="fitting") as steps:
+        for _ in steps:
+            pass
+    assert "fitting" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue()
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):

@@ -90,6 +90,21 @@ def test_nf4_is_the_published_table():
     assert levels[[1, 8]].tolist() == pytest.approx([-0.6961928, 0.0795803], abs=1e-6)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3, 8])
+def test_levels_of_equal_probability_are_the_medians_of_their_cells(bits):
+    levels, thresholds = codebook("equal-probability", bits)
+    mass = (torch.arange(2**bits, dtype=torch.float64) + 0.5) / 2**bits
+    torch.testing.assert_close(torch.special.ndtr(levels.double()), mass, rtol=0, atol=1e-7)
+    torch.testing.assert_close(thresholds, midpoints(levels.double()).float(), rtol=0, atol=1e-6)
+
+
+def test_uniform_levels_and_signs():
+    assert codebook("uniform", 2).levels.tolist() == [-1.5, -0.5, 0.5, 1.5]
+    assert codebook("uniform", 2).thresholds.tolist() == [-1, 0, 1]
+    assert codebook("uniform", 3).levels.tolist() == [-3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5]
+    assert [part.tolist() for part in codebook("sign", 1)] == [[-1, 1], [0]]
+
+
 @pytest.mark.parametrize("bits", [0, 9])
 def test_bits_out_of_range(bits):
     with pytest.raises(ValueError, match="1 to 8 bits"):

@@ -37,6 +37,37 @@ def test_the_nearest_level_by_brute_force(bits):
     assert torch.equal(level_index(levels, thresholds).long(), torch.arange(2**bits))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_an_index_is_a_byte(bits):
+    assert level_index(torch.zeros(3), codebook("converged", bits).thresholds).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_uniform_levels_go_from_the_smallest_weight_to_the_largest(bits, per_row):
+    weight = matrix(offset=3.0)
+    rows = weight if per_row else weight.view(1, -1)
+    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+    levels = low + (high - low) * torch.arange(2**bits) / (2**bits - 1)  # [rows or 1, 2^bits]
+    nearest = (rows[..., None] - levels[:, None]).abs().argmin(-1)
+    found = fake_quantize(weight, bits, quantiser="uniform", per_row=per_row)
+    torch.testing.assert_close(found, levels.gather(1, nearest).view_as(weight), rtol=1e-9, atol=1e-9)
+
+
+def test_signs_times_the_mean_magnitude():
+    weight = matrix()
+    torch.testing.assert_close(fake_quantize(weight, 1, quantiser="sign"), weight.sign() * weight.abs().mean())
+    by_row = fake_quantize(weight, 1, quantiser="sign", per_row=True)
+    torch.testing.assert_close(by_row, weight.sign() * weight.abs().mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize(("bits", "share"), [(1, 2.0), (3, 1.0), (5, 0.5)])
+def test_a_learned_step_starts_at_a_share_of_the_mean_magnitude(bits, share):
+    weight = matrix()
+    torch.testing.assert_close(initial_step(weight, bits, False), share * weight.abs().mean().view(1, 1))
+    torch.testing.assert_close(initial_step(weight, bits, True), share * weight.abs().mean(1, keepdim=True))
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_the_surrogate_with_a_constant_residual_has_this_gradient(bits):
     """W_eff = W' s + m + const with W' = (W - m) / (s + eps): autograd through it, the residual Q - W' held."""

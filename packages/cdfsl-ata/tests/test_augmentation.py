@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdfsl_ata.augmentation import AdversarialTaskAugmenter, AscentDiverged, ExplodingPerturbation
+from cdfsl_ata.training import AscentConfig
 
 
 class TinyLearner(nn.Module):
@@ -143,7 +144,15 @@ def test_no_steps_and_no_convolution_is_the_episode(learner: TinyLearner, images
     task = plain(learner, steps=0)(images)
     assert torch.equal(task.images, images)
     assert float(task.rms) == 0
+    assert task.losses.shape == (0,)
     assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_settings_are_those_of_the_config_by_default(learner: TinyLearner) -> None:
+    names = ("steps", "step_size", "p_original", "kernel_sizes", "regulariser", "weight", "normalise", "project")
+    given, default = AscentConfig().augmenter(learner), AdversarialTaskAugmenter(learner)
+    assert [getattr(given, name) for name in names] == [getattr(default, name) for name in names]
+    assert (default.steps, default.step_size, default.p_original) == (5, 80.0, 0.5)
 
 
 def test_small_steps_raise_the_loss(learner: TinyLearner, images: Tensor) -> None:
@@ -168,6 +177,14 @@ def test_regulariser(learner: TinyLearner, images: Tensor, regulariser: str) -> 
         for weight in (0.0, 1.0, 4.0)
     ]
     assert moves[0] > moves[1] > moves[2]
+
+
+def test_the_penalty_is_computed_in_full_precision(learner: TinyLearner, images: Tensor) -> None:
+    augmenter = plain(learner, regulariser="euclid", precision="bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        origin = learner.eval().features(images)
+    assert origin.dtype == torch.bfloat16
+    assert augmenter._penalty(images + 0.1, origin).dtype == torch.float32
 
 
 def test_normalised_steps_and_projection(learner: TinyLearner, images: Tensor) -> None:

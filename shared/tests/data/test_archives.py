@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sextet.data import DataError, UnsafeArchive, extract
-from sextet.data.archives import is_archive
+from sextet.data.archives import _Writer, is_archive
 
 
 def make_tar(path, *members, mode="w", **options):
@@ -180,6 +180,26 @@ def test_a_lie_about_the_size_in_a_zip(tmp_path):
     archive = make_zip(tmp_path / "a.zip", ("zeros", bytes(100_000)), compression=zipfile.ZIP_STORED)
     archive.write_bytes(archive.read_bytes().replace((100_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
     assert_refused(archive, tmp_path, DataError)
+
+
+def test_a_negative_size_is_refused(tmp_path):
+    writer = _Writer(tmp_path, max_bytes=10, max_files=10)
+    with pytest.raises(UnsafeArchive, match=r"'a' declares -1 bytes"):
+        writer.add("a", -1, io.BytesIO())
+
+
+def test_a_member_that_holds_more_than_it_declares_stops_at_the_limit(tmp_path):
+    writer = _Writer(tmp_path, max_bytes=10, max_files=10)
+    with pytest.raises(UnsafeArchive, match="holds more than 10 bytes"):
+        writer.add("a", 5, io.BytesIO(bytes(11)))
+
+
+def test_a_compressed_stream_is_bounded_before_tar_sees_it(tmp_path):
+    members = ((entry(f"folder {number}", tarfile.DIRTYPE), b"") for number in range(2200))
+    archive = make_tar(tmp_path / "a.tgz", *members, mode="w:gz")
+    with pytest.raises(UnsafeArchive, match="unpacks to more bytes than allowed"):
+        extract(archive, tmp_path / "out", max_bytes=0)
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_archives_leave_nothing(tmp_path):

@@ -153,6 +153,16 @@ def test_folders_without_enough_fonts(tmp_path, font_bytes):
         decode_glyphs(tmp_path)
 
 
+def test_a_folder_with_enough_fonts(tmp_path, monkeypatch, fonts):
+    folder = tmp_path / "fonts"
+    folder.mkdir()
+    (folder / "a.ttf").write_bytes(b"")
+    enough = render(fonts)
+    enough["font_names"] = np.array([f"font {number}" for number in range(20)])
+    monkeypatch.setattr(glyphs, "render", lambda files: enough if len(files) == 1 else None)
+    assert decode_glyphs(folder) is enough
+
+
 def test_the_passport_names_packages_once():
     (source,) = GLYPHS.sources
     packages = [*source.names, *source.optional]

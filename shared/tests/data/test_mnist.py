@@ -93,6 +93,8 @@ def test_the_four_files_are_found_by_shape(tmp_path, small):
         body = idx(array)
         (tmp_path / f"any name {number}").write_bytes(gzip.compress(body, mtime=0) if "train" in name else body)
     (tmp_path / "notes.txt").write_text("something else")
+    (tmp_path / "another shape").write_bytes(idx(np.zeros((3, 4), np.uint8)))
+    (tmp_path / "another type").write_bytes(idx(np.zeros(2, np.float32), 0x0D))
     (tmp_path / "folder").mkdir()
     decoded = decode_idx(tmp_path)
     assert {name: array.shape for name, array in decoded.items()} == {

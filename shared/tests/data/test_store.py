@@ -25,6 +25,7 @@ from sextet.data import (
     load,
     recorded_hash,
     state,
+    store,
     verify,
 )
 
@@ -237,6 +238,17 @@ def test_adopt_takes_the_folder_whose_content_fits(tmp_path, make_tiny, user, ot
     (user / "data.npz").write_bytes(other.body)
     adopt(make_tiny(), user, tmp_path / "root")
     assert verify(make_tiny(), tmp_path / "root")
+
+
+def test_adopt_looks_into_so_many_folders_and_no_more(tmp_path, make_tiny, user, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / "many" / name).mkdir(parents=True)
+    shutil.move(user / "some" / "where", tmp_path / "many" / "d")
+    monkeypatch.setattr(store, "MAX_FOLDERS", 4)
+    with pytest.raises(DataMissing, match="no Tiny"):
+        adopt(make_tiny(), tmp_path / "many", tmp_path / "root")
+    monkeypatch.setattr(store, "MAX_FOLDERS", 5)
+    adopt(make_tiny(), tmp_path / "many", tmp_path / "root")
 
 
 @pytest.mark.parametrize("inside", [True, False])
