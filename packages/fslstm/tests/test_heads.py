@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fslstm import ls_svm, prototype, ridge, svm
 from fslstm.codes import code_matrix
+from fslstm.dual import per_episode
 from fslstm.kernels import kernel_matrix
 
 Function = Callable[..., Tensor]
@@ -217,6 +218,7 @@ def test_coefficients_of_another_precision_do_not_change_that_of_the_logits(head
     assert logits.dtype == torch.float32
     each = [head(query[i : i + 1], support[i : i + 1], labels[i : i + 1], 3, ridge=(0.5, 2.0)[i]) for i in range(2)]
     torch.testing.assert_close(logits, torch.cat(each))
+    assert per_episode(torch.ones(2, dtype=torch.float64), 2, torch.float32).dtype == torch.float32
 
 
 @each_head
