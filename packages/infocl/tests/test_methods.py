@@ -7,6 +7,7 @@ import torch
 from infocl_testing.tiny_networks import Tiny, TinyDecoder, views
 
 from infocl import BarlowTwins, Byol, Decoder, Encoder, LowerBoundRegularizer, SimClr, Supervised, target_momentum
+from infocl.losses import byol_regression, cross_correlation, nt_xent
 
 
 def make(kind, **kwargs):
@@ -133,6 +134,10 @@ def test_sizes():
     lambda: make("simclr")(*(view[:1] for view in views())),
     lambda: make("simclr")(views()[0], views()[1][:4]),
     lambda: make("simclr")(views()[0]),
+    lambda: nt_xent(torch.randn(2, 3, 4), torch.randn(2, 3, 4)),
+    lambda: nt_xent(torch.randn(2, 3), torch.randn(2, 4)),
+    lambda: byol_regression(torch.randn(2, 3), torch.randn(2, 1)),
+    lambda: cross_correlation(torch.randn(2, 3), torch.randn(2, 4)),
     lambda: make("simclr", regulariser="lbe")(*(view * float("nan") for view in views())),
 ])  # fmt: skip
 def test_bad_input(call):

@@ -146,6 +146,12 @@ def test_statistics_of_features():
     assert float(feature_statistics(torch.ones(4, 3))["participation_ratio"]) == 0
 
 
+def test_the_median_scale_of_half_precision_and_of_equal_rows():
+    torch.testing.assert_close(median_scale(rows().bfloat16()), median_scale(rows().bfloat16().float()))
+    assert median_scale(rows().bfloat16()).dtype == torch.float32
+    assert float(median_scale(torch.ones(5, 3))) == pytest.approx(0.5e12)
+
+
 def test_options_of_scale_and_noise():
     assert scale_of_bandwidth(math.sqrt(10)) == pytest.approx(0.05)
     mu = rows(40, 6)

@@ -241,6 +241,39 @@ def test_fused_projection_equals_the_plain_way(tile: int) -> None:
     torch.testing.assert_close(smoothed_token_loss(parts, 0.1), smoothed_token_loss(whole, 0.1))
 
 
+def test_what_stands_at_padding_changes_no_fused_loss() -> None:
+    crf, (_, targets, states) = make("dynamic", 30, beam=5), data(2, 6, 30)
+    weight = torch.randn(30, DIM, dtype=torch.float64)
+    mask = torch.arange(6) < torch.tensor([6, 4])[:, None]
+    found = []
+    for gold, value in ((0, 0.0), (-100, float("nan"))):
+        leaf = torch.where(mask[..., None], states, value).requires_grad_()
+        result = crf.fused_loss(leaf, weight, torch.where(mask, targets, gold), mask)
+        (result.token_loss.sum() - result.log_likelihood.sum()).backward()
+        assert leaf.grad is not None
+        found.append([result.log_likelihood.detach(), result.token_loss.detach(), result.token_nll, leaf.grad])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_token_loss_is_not_smoothed_unless_asked_for() -> None:
+    crf, (_, targets, states) = make("static", 30), data(2, 6, 30)
+    weight = torch.randn(30, DIM, dtype=torch.float64)
+    result = crf.fused_loss(states, weight, targets)
+    expected = torch.nn.functional.cross_entropy((states @ weight.T).mT, targets, reduction="none")
+    torch.testing.assert_close(result.token_loss, expected)
+    torch.testing.assert_close(result.token_nll, expected)
+
+
+@pytest.mark.parametrize("name", ["log_partition", "entropy"])
+def test_sums_over_paths_are_in_float32_inside_autocast(name: str) -> None:
+    crf, (emissions, _, states) = make("dynamic", 8).float(), data(2, 5, 8)
+    inputs = emissions.float(), None, states.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = getattr(crf, name)(*inputs)
+    torch.testing.assert_close(value, getattr(crf, name)(*inputs))
+
+
 def test_computes_in_float32_inside_autocast() -> None:
     crf, (emissions, targets, states) = make("dynamic", 8).float(), data(2, 5, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
