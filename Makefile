@@ -64,8 +64,8 @@ test-faults: $(READY) ## every trainer killed, stopped, starved and poisoned, in
 fuzz: $(READY) ## every parser on damaged files for 30 s (about 16 minutes); FUZZ="--seconds 5 idx mat"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
 
-mutate: $(READY) ## which changes to the equations the tests do not notice (an hour), or FILE=path.py TESTS="tests/test_path.py ..."
-	OMP_NUM_THREADS=1 $(BIN)/python tools/mutate.py $(FILE) $(TESTS)
+mutate: $(READY) ## which changes to the equations the tests do not notice (an hour), or FILE=path.py TESTS="tests/test_path.py ..."; MUTATE="--seed 1"
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutate.py $(MUTATE) $(FILE) $(TESTS)
 
 test-report: $(READY) ## the report in headless Chromium (needs chromium and chromedriver; else skipped)
 	$(UV) sync --quiet --inexact --group report

@@ -135,22 +135,24 @@ def main() -> None:
     for line in (ROOT / "tools/equations.txt").read_text().splitlines():
         file, *tests = line.split()
         folder = Path(file).parents[2]
-        record(file, *mutate(ROOT / file, [str(ROOT / folder / "tests" / test) for test in tests], *how))
+        figures = mutate(ROOT / file, [str(ROOT / folder / "tests" / test) for test in tests], *how)
+        record(file, options.seed, *figures)
 
 
-def record(file: str, killed: int, tried: int, possible: int) -> None:
+def record(file: str, seed: int, killed: int, tried: int, possible: int) -> None:
     """Put a file's figures into `benchmarks/evidence/mutation.json`, in place of older ones."""
     # Not above: processes of tests import this file first, and would then have the package as it is
     from sextet_bench.evidence import Evidence, read_evidence, write_evidence
 
     path = ROOT / "benchmarks/evidence/mutation.json"
     before = read_evidence(path).rows if path.exists() else ()
-    row = file, possible, tried, killed, 100 * killed / tried
+    row = file, possible, tried, seed, killed, 100 * killed / tried
     evidence = Evidence(
         title="Mutation", command="make mutate",
         text="Files of equations, changed in one operator, constant, condition or call at a time, drawn at random, and "
-        "the tests of that file run on each. One that no test notices survives; `make mutate FILE= TESTS=` shows it.",
-        columns=("file", "mutants possible", "tried", "killed", "% killed"),
+        "the tests of that file run on each. One that no test notices survives; `make mutate FILE= TESTS=` shows it. "
+        "Tests were written for what survived seed 0, so another seed measures on mutants not seen before.",
+        columns=("file", "mutants possible", "tried", "seed", "killed", "% killed"),
         rows=tuple(sorted((row, *(other for other in before if other[0] != file)))),
     )  # fmt: skip
     write_evidence(path, evidence)
