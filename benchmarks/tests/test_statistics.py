@@ -114,6 +114,12 @@ def test_two_seeds_of_one_number_each_have_one_degree_of_freedom():
     assert found.standard_error == pytest.approx(0.1)  # variance 0.02 of each, that of the mean of two 0.01
 
 
+def test_one_degree_of_freedom_within_seeds_is_used():
+    found = estimate([np.array([0.0, 1.0]), np.array([2.0])])
+    assert (found.mean, found.df) == (1.25, 1)
+    assert found.standard_error == pytest.approx(math.sqrt(0.5 / 2 + 0.5) / 2)  # the variance within is 0.5
+
+
 @pytest.mark.parametrize("seeds", [3, 7])
 def test_seeds_needed_by_the_tables_of_t(seeds):
     """Gap and spread of 1: sqrt(n) must reach t(0.95, n - 1) + t(0.8, n - 1), which is 2.85 for n = 7, 2.79 for 8."""
