@@ -214,6 +214,15 @@ def test_the_gradient_of_a_learned_step_is_damped(bits):
     torch.testing.assert_close(found, wanted.view(1, 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bits", [1, 4, 16, 32])
+def test_the_effective_weights_have_the_type_of_the_latent_ones(dtype, bits):
+    weight = matrix().to(dtype).requires_grad_()
+    effective = fake_quantize(weight, bits)
+    effective.sum().backward()
+    assert effective.dtype == weight.grad.dtype == dtype
+
+
 def test_what_is_stored_has_no_gradient():
     assert not encode(matrix().requires_grad_(), 2).stats.requires_grad
 

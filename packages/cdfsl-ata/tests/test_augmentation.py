@@ -145,6 +145,7 @@ def test_no_steps_and_no_convolution_is_the_episode(learner: TinyLearner, images
     assert torch.equal(task.images, images)
     assert float(task.rms) == 0
     assert task.losses.shape == (0,)
+    assert task.loss_after is None
     assert torch.equal(torch.random.get_rng_state(), random)
 
 
@@ -208,6 +209,7 @@ def test_convolved_start_is_reproducible(learner: TinyLearner, images: Tensor) -
 def test_half_precision_inner_loop_goes_the_same_way(learner: TinyLearner, images: Tensor) -> None:
     full, half = (plain(learner, precision=precision)(images).images - images for precision in ("fp32", "bf16"))
     assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
     assert functional.cosine_similarity(full.flatten(), half.flatten(), dim=0) > 0.95
 
 

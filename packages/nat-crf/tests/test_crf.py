@@ -302,6 +302,20 @@ def test_bad_input(change: dict[str, object], message: str) -> None:
         make("dynamic", 4).log_likelihood(**given_)
 
 
+def test_a_vocabulary_of_one_label_learns_nothing() -> None:
+    with pytest.raises(ValueError, match="at least 2 candidates in training, got beam=4 of vocab=1"):
+        make("static", 1)(torch.zeros(1, 2, 1), torch.zeros(1, 2, dtype=torch.long), beam=4)
+
+
+def test_two_best_paths_are_the_first_of_four() -> None:
+    crf, (emissions, _, states) = make("dynamic", 5), data(2, 4, 5)
+    two, four = (crf.decode(emissions, None, states, n_best=count) for count in (2, 4))
+    assert torch.equal(two.tokens, four.tokens[:, :2])
+    torch.testing.assert_close(two.score, four.score[:, :2])
+    with pytest.raises(ValueError, match="published_steps: expected n_best=1, got n_best=2"):
+        crf.decode(emissions, None, states, n_best=2, published_steps=True)
+
+
 @pytest.mark.parametrize("sizes", [{"vocab": 0}, {"vocab": 4, "rank": 0}, {"vocab": 4, "transition_std": -1.0}])
 def test_bad_sizes(sizes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
