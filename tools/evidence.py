@@ -68,7 +68,9 @@ def scaling(path: Path) -> Evidence:
     return Evidence(
         title="Scaling", command="make scaling",
         text="Cost ~ size^b: exponents fitted to processor time and counted memory over a ladder of sizes, with their "
-        f"95% intervals, and what theory expects; `upper half` is fitted to the larger sizes. {processor}, one thread.",
+        "95% intervals, and what theory expects; `upper half` is fitted to the larger sizes. Rows of torch alone are "
+        "single operations: what they miss, caches and newly mapped memory do, and whatever is made of them misses it "
+        f"too. {processor}, one thread.",
         columns=("cost", "sizes", "b", "95% interval", "upper half", "expected"), rows=rows,
     )  # fmt: skip
 

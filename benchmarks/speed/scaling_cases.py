@@ -40,7 +40,7 @@ WAY = 5
 
 def cases() -> Iterator[Case]:
     """All of them, package by package."""
-    for section in (fslstm, nat_crf, bi_adapter, infocl, cdfsl_ata, lmim, episodes):
+    for section in (machine, fslstm, nat_crf, bi_adapter, infocl, cdfsl_ata, lmim, episodes):
         yield from section()
 
 
@@ -54,6 +54,36 @@ def with_gradients(function: Callable[[], Tensor], leaves: list[Tensor]) -> timi
     for leaf in leaves:
         leaf.requires_grad_()
     return lambda: torch.autograd.grad(function().sum(), leaves)
+
+
+def machine() -> Iterator[Case]:
+    """Single operations at sizes of the cases below: what they miss their power by is not the packages' doing."""
+    yield Case(
+        "torch alone, exp of [N, N]", "N", (512, 1024, 2048, 4096), lambda n: normal(n, n).exp,
+        "one pass over N^2 numbers", (2, 2),
+    )  # fmt: skip
+    yield Case(
+        "torch alone, X X^T of [40, d], forward and backward", "d", (32768, 65536, 131072, 262144, 524288),
+        lambda dim: gram(normal(40, dim)), "40^2 d", (1, 1),
+    )  # fmt: skip
+    yield Case(
+        "torch alone, X^T X of [n, 64], forward and backward", "n", (8192, 16384, 32768, 65536, 131072),
+        lambda n: gram(normal(n, 64).T), "64^2 n", (1, 1),
+    )  # fmt: skip
+    yield Case(
+        "torch alone, the 4 largest of [128, V] with gradients", "V", (64_000, 128_000, 256_000, 512_000),
+        lambda vocab: largest(normal(128, vocab)), "one pass over V numbers a row", (1, 1),
+    )  # fmt: skip
+
+
+def gram(rows: Tensor) -> timing.Run:
+    """Products of all rows [n, dim], and their gradient."""
+    return with_gradients(lambda: rows @ rows.T, [rows])
+
+
+def largest(rows: Tensor) -> timing.Run:
+    """The four largest of each row, and their gradient."""
+    return with_gradients(lambda: rows.topk(4, dim=1).values, [rows])
 
 
 def svm(n: int = 40, dim: int = 512, tasks: int = 1, *, gradients: bool) -> timing.Run:
