@@ -68,14 +68,16 @@ def test_selection(tmp_path, names, wanted):
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("wmt", {"toy/wmt-de", "toy/wmt-en"}),
-        ("toy-wmt", {"toy/wmt-de", "toy/wmt-en"}),
+        ("wmt", {"toy/wmt-de", "toy/wmt-de-large", "toy/wmt-en"}),
+        ("toy-wmt", {"toy/wmt-de", "toy/wmt-de-large", "toy/wmt-en"}),
         ("wmt-de", {"toy/wmt-de"}),
+        ("toy/wmt-de", {"toy/wmt-de"}),
+        ("wmt-de-large", {"toy/wmt-de-large"}),
         ("other", {"toy/other"}),
     ],
 )
 def test_a_table_alone_or_the_beginning_of_its_name(tmp_path, name, wanted):
-    for table in ("wmt-de", "wmt-en", "other", "wmtx"):
+    for table in ("wmt-de", "wmt-de-large", "wmt-en", "other", "wmtx"):
         write_table(tmp_path, TABLE.replace("name: main", f"name: {table}"), f"toy/{table}")
     assert {table.id for table in select_tables(tmp_path / "benchmarks/tables", (name,))} == wanted
 

@@ -251,8 +251,8 @@ def find_tables(folder: Path) -> dict[str, Path]:
 def select_tables(folder: Path, names: tuple[str, ...]) -> list[Table]:
     """The tables of these names: `paper/table` (or `paper-table`, or `table`), `paper` for all of a paper, or `all`.
 
-    The beginning of a table's name, up to a dash, stands for all tables that begin so: `wmt14` for `wmt14-en-de` and
-    `wmt14-de-en`.
+    The beginning of a table's name, up to a dash, stands for all tables that begin so, `wmt14` for `wmt14-en-de` and
+    `wmt14-de-en`; unless it is the whole name of a table, which stands for that one.
 
     Raises:
         TableError: an unknown name, with the nearest ones.
@@ -260,7 +260,8 @@ def select_tables(folder: Path, names: tuple[str, ...]) -> list[Table]:
     known = find_tables(folder)
     chosen: dict[str, Path] = {}
     for name in names or ("all",):
-        matching = {key: path for key, path in known.items() if _names(name, key)}
+        fits = {key: _fit(name, key) for key in known}
+        matching = {key: known[key] for key, fit in fits.items() if fit and fit == max(fits.values())}
         if not matching:
             papers = {key.partition("/")[0] for key in known}
             raise TableError(f"unknown table {name!r}{suggestion(name, sorted({*known, *papers, 'all'}))}")
@@ -268,11 +269,11 @@ def select_tables(folder: Path, names: tuple[str, ...]) -> list[Table]:
     return [read_table(path) for path in chosen.values()]
 
 
-def _names(name: str, key: str) -> bool:
-    """Whether `name` means the table `key`, alone or among others."""
+def _fit(name: str, key: str) -> int:
+    """How well `name` means the table `key`: 2 for its name, 1 for what it begins with or belongs to, 0 for not."""
     paper, _, table = key.partition("/")
     rest = name.removeprefix(f"{paper}/").removeprefix(f"{paper}-")
-    return name in ("all", paper) or rest == table or table.startswith(f"{rest}-")
+    return 2 * (rest == table) or int(name in ("all", paper) or table.startswith(f"{rest}-"))
 
 
 def tables_with(folder: Path, names: tuple[str, ...], profile: str) -> list[Table]:
