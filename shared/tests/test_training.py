@@ -285,6 +285,33 @@ def test_a_check_that_fails_since_an_earlier_loss_was_no_number_is_told_with_tha
     assert caught.value.__notes__[0].endswith("The rows of step 4: 4, 9")
 
 
+def test_a_check_that_fails_after_the_last_step_has_no_rows(tmp_path):
+    def run():
+        with Training(tmp_path, steps=2, state={}, rows=lambda step: [step]) as steps:
+            list(steps)
+            raise ValueError("scores: expected one a class")
+
+    with pytest.raises(ValueError, match="scores") as caught:
+        run()
+    assert caught.value.__notes__[0].endswith("are from before.")
+
+
+def test_a_signal_during_the_last_save_is_not_lost(tmp_path):
+    def state_dict():
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    late = SimpleNamespace(state_dict=state_dict, load_state_dict=lambda _: None)
+
+    def run():
+        with Training(tmp_path, steps=2, state={"late": late}) as steps:
+            list(steps)
+
+    with pytest.raises(Interrupted):
+        run()
+    assert checkpoint.load_latest(tmp_path / "checkpoints")[0] == 2
+
+
 def test_progress_is_shown_on_a_terminal(tmp_path, monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
