@@ -8,6 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SEXTET := $(BIN)/sextet
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+BENCH := $(UV) run --quiet --no-sync --with-requirements benchmarks/speed/requirements.txt python -m benchmarks.speed
 FAIRSEQ := .venv-fairseq
 FAIRSEQ_PYTHON ?= 3.12
 
@@ -91,14 +92,14 @@ format: $(READY) ## ruff, mending what it can
 standalone: $(READY) ## every package alone: from its wheel, and by plain pip from the checkout (about 3 minutes)
 	$(BIN)/python tools/standalone.py --uv $(UV)
 
-bench: $(READY) ## speed side by side with other formulations, one thread (up to an hour, on an idle machine)
-	$(BIN)/python -m benchmarks.speed.fslstm --out runs/speed/fslstm.json
-	$(BIN)/python -m benchmarks.speed.nat_crf --out runs/speed/nat_crf.json
-	$(BIN)/python -m benchmarks.speed.nat_crf_translation --out runs/speed/nat_crf_translation.json
-	$(BIN)/python -m benchmarks.speed.bi_adapter --out runs/speed/bi_adapter.json
-	$(BIN)/python -m benchmarks.speed.cdfsl_ata --out runs/speed/cdfsl_ata.json
-	$(BIN)/python -m benchmarks.speed.infocl --out runs/speed/infocl.json
-	$(BIN)/python -m benchmarks.speed.lmim --out runs/speed/lmim.json
+bench: $(READY) | $(UV) ## speed side by side with other formulations, one thread (up to an hour, on an idle machine)
+	$(BENCH).fslstm --out runs/speed/fslstm.json
+	$(BENCH).nat_crf --out runs/speed/nat_crf.json
+	$(BENCH).nat_crf_translation --out runs/speed/nat_crf_translation.json
+	$(BENCH).bi_adapter --out runs/speed/bi_adapter.json
+	$(BENCH).cdfsl_ata --out runs/speed/cdfsl_ata.json
+	$(BENCH).infocl --out runs/speed/infocl.json
+	$(BENCH).lmim --out runs/speed/lmim.json
 
 scaling: $(READY) ## how time and memory grow with n, T, V, adapters, episodes, one thread (about 5 minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.speed.scaling --out runs/speed/scaling.json

@@ -3,10 +3,7 @@
     python -m benchmarks.speed.fslstm --threads 1 --out runs/speed/fslstm.json
 
 from the root of the checkout (as a module: as a script this file would hide the package of the same name). The SVM's
-peer needs qpth, which comes with learn2learn; without it that comparison prints "not installed". In an environment
-without it, once activated:
-
-    uv run --no-project --with-requirements benchmarks/speed/requirements-fslstm.txt python -m benchmarks.speed.fslstm
+peer needs qpth, which comes with learn2learn; without it that comparison prints "not installed".
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 A step is forward and backward; the optimiser, the same on both sides, is left out. Weights and images are random: no
 time depends on them. The peer of HOG needs scikit-image; without it that comparison prints "not installed":
 
-    uv run --no-project --with-requirements benchmarks/speed/requirements-lmim.txt python -m benchmarks.speed.lmim
+    uv run --no-project --with-requirements benchmarks/speed/requirements.txt python -m benchmarks.speed.lmim
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sextet_bench.record import git_state
+
 Clock = Literal["cpu", "wall"]
 Run = Callable[[], Any]
 CPU = torch.device("cpu")
@@ -158,6 +160,7 @@ def environment(*, clock: Clock) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "clock": clock,
+        "commit": git_state(Path(__file__).parent)[0],
     }
 
 

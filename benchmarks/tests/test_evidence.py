@@ -49,11 +49,11 @@ def test_the_page_on_speed_names_what_misses_its_target(tmp_path):
         for name, median, verdict in (("a / b", 3.0, "met (>= 2x)"), ("c / d", 1.5, "NOT MET (>= 2x)"))
     ]  # fmt: skip
     rows.append({"name": "load", "ours_ms": 21.0, "verdict": "NOT MET (< 20 ms)"})
-    content = {"environment": {"processor": "P", "threads": 1, "torch": "2"}, "results": rows}
+    content = {"environment": {"processor": "P", "threads": 1, "torch": "2", "commit": "0123456789"}, "results": rows}
     (tmp_path / "toy.json").write_text(json.dumps(content))
     page = speed_page(read_speeds(tmp_path))
     assert "3 comparisons, 2 below their target:" in page
     assert "- toy: c / d (B 8): 1.50 [1.40, 1.60], NOT MET (>= 2x)" in page
     assert "- toy: load: 21 ms, NOT MET (< 20 ms)" in page
     assert "| a / b | B 8 | 3.00 [2.90, 3.10] | 2 ms | 6 ms | met (>= 2x) |" in page
-    assert "P, 1 threads, torch 2." in page
+    assert "P, 1 thread, torch 2, commit 0123456." in page

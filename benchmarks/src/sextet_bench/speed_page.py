@@ -30,18 +30,9 @@ def speed_page(speeds: Sequence[Speed]) -> str:
         found = [item for item in speeds if item.method == method]
         machines = "; ".join(sorted({item.environment for item in found}))
         lines += ["", f"## {method}", "", f"{machines}.", ""]
-        rows = [
-            (
-                item.name,
-                item.setting,
-                _ratio(item),
-                _seconds(item.ours, item),
-                _seconds(item.theirs, item),
-                item.verdict,
-            )
-            for item in found
-        ]
-        lines += markdown_table(("ours / theirs", "setting", "times faster", "ours", "theirs", "target"), rows)
+        lines += markdown_table(
+            ("ours / theirs", "setting", "times faster", "ours", "theirs", "target"), [_row(item) for item in found]
+        )
     return "\n".join(lines) + "\n"
 
 

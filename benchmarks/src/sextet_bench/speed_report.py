@@ -30,7 +30,7 @@ class Speed:
         ratio: (low, median, high) of how many times longer theirs takes.
         target: the ratio that is asked for.
         verdict: the benchmark's own words.
-        environment: processor, versions, threads.
+        environment: processor, threads, versions, commit.
     """
 
     method: str
@@ -88,8 +88,10 @@ def _speed(method: str, item: Mapping[str, Any], environment: str) -> Speed:
 
 def _environment(content: Mapping[str, Any]) -> str:
     words = [str(content[key]) for key in ("processor",) if content.get(key)]
-    words += [f"{content['threads']} threads"] if "threads" in content else []
+    if "threads" in content:
+        words.append(f"{content['threads']} thread{'' if content['threads'] == 1 else 's'}")
     words += [f"{key} {content[key]}" for key in ("torch", "python") if content.get(key)]
+    words += [f"commit {content['commit'][:7]}"] if content.get("commit") else []
     return ", ".join(words)
 
 
