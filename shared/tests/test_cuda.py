@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -149,6 +151,37 @@ def test_generators_of_fewer_devices_are_restored_as_far_as_they_go(monkeypatch)
 def test_prefetch_keeps_order():
     batches = [torch.tensor(number) for number in range(5)]
     assert [int(batch) for batch in cuda.prefetch(batches, torch.device("cpu"))] == [0, 1, 2, 3, 4]
+
+
+def test_prefetch_copies_the_next_batch_on_a_stream_of_its_own(monkeypatch):
+    events, side = [], contextlib.nullcontext()
+    side.device = torch.device("cuda")
+    current = SimpleNamespace(wait_stream=lambda stream: events.append("wait") if stream is side else None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **options: events.append(f"copy {int(self)}") or self)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda self, stream: events.append(f"keep {int(self)}"), raising=False
+    )
+    batches = ({"x": [torch.tensor(number)], "name": "n", "y": torch.tensor(-number)} for number in (1, 2, 3))
+    for batch in cuda.prefetch(batches, torch.device("cuda")):
+        events.append(f"use {int(batch['x'][0])}")  # noqa: PERF401 - what is iterated appends as well
+    whole = [event for number in (1, 2, 3) for event in ("wait", f"keep {number}", f"keep {-number}", f"use {number}")]
+    assert [event for event in events if not event.startswith("copy")] == whole
+    for number in (1, 2, 3):
+        ahead = [f"copy {value}" for other in range(1, min(number + 1, 3) + 1) for value in (other, -other)]
+        assert [event for event in events[: events.index(f"use {number}")] if event.startswith("copy")] == ahead
+
+
+def test_a_meter_on_cuda_waits_for_the_queue_and_asks_the_allocator(monkeypatch):
+    called = []
+    for name in ("synchronize", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: called.append(name) or 7)
+    with cuda.meter(torch.device("cuda")) as usage:
+        called.append("block")
+    assert called == ["synchronize", "reset_peak_memory_stats", "block", "synchronize", "max_memory_allocated"]
+    assert usage.peak_bytes == 7
 
 
 def test_auto_takes_what_is_there(monkeypatch):

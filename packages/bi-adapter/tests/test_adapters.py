@@ -74,6 +74,26 @@ def test_published_sizes(method, bits, dim, head_bits, wanted):
         storage_bytes(model, by="disk")  # pyright: ignore[reportArgumentType]
 
 
+def test_only_the_chosen_one_of_many_adapters_learns():
+    model = attach(vit(), BiAdapterConfig(dim=4), num_classes=3, name="a")
+    for name, method in (("b", "lora"), ("c", "adaptformer")):
+        add_adapter(model, name, BiAdapterConfig(method=method, dim=4), num_classes=2)
+
+    def learns() -> bool:
+        wanted = {id(value) for value in trainable_parameters(model)}
+        return {id(value) for value in model.parameters() if value.requires_grad} == wanted
+
+    for name in ("c", "b", "b", "a"):
+        set_adapter(model, name)
+        assert active_adapter(model) == name
+        assert learns()
+    delete_adapter(model, "a")
+    set_adapter(model, "b")
+    disable_adapter(model)
+    enable_adapter(model)
+    assert learns()
+
+
 def test_several_adapters_of_both_kinds():
     model = attach(vit(), BiAdapterConfig(dim=4, scale=5.0), num_classes=3, name="one")
     add_adapter(model, "two", BiAdapterConfig(method="lora", dim=2, scale=5.0), class_names=["cat", "dog"])

@@ -14,7 +14,7 @@ from torch import nn
 from bi_adapter.evaluation import BestOnTest, best_scale, hits
 from bi_adapter.layers import QuantLinear
 from bi_adapter.schedule import learning_rate
-from bi_adapter.training import FineTuning, TunedPart, epoch_order, fine_tune
+from bi_adapter.training import FineTuning, TunedPart, batch_rows, epoch_order, fine_tune
 from sextet.training import read_log
 
 CPU = torch.device("cpu")
@@ -164,6 +164,11 @@ def test_the_order_of_an_epoch():
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
     assert epoch_order(50, 7, 9).tolist() == epoch_order(50, 7, 9).tolist()
+
+
+def test_a_step_sees_its_place_in_the_order_of_its_epoch():
+    assert torch.equal(batch_rows(10, 4, 9, 1), epoch_order(10, 0, 9)[4:8])
+    assert torch.equal(batch_rows(10, 4, 9, 2), epoch_order(10, 1, 9)[:4])
 
 
 def test_the_best_of_several_evaluations_is_the_first_best():

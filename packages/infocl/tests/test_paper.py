@@ -23,7 +23,7 @@ from infocl.photograph_views import PhotographViews
 from infocl.preprocessing import STATISTICS
 from infocl.pretraining import SIDES, PretrainingConfig, load_encoder, make_encoder, make_method, pretrain
 from infocl.stored_images import images_of
-from infocl.training import TrainingConfig
+from infocl.training import TrainingConfig, batch_rows, epoch_order
 from sextet.checkpoint import load_foreign
 from sextet.data import DataError, DataMissing, load
 from sextet.recipe import RunContext
@@ -237,7 +237,7 @@ def test_decoding_ahead_changes_nothing(toy):
     ahead = PhotographViews(images, replace(CROPS, size=8), following=following, **settings)
     plain = PhotographViews(images, replace(CROPS, size=8), **settings)
     seen = []
-    step = (infocl.crop_probe.batch_rows(12, 5, 3, 0, 0), 0)
+    step = (batch_rows(12, 5, 3, 0), 0)
     while step is not None:
         seen.append(step[1])
         assert torch.equal(ahead.views(*step)[0], plain.views(*step)[0])
@@ -248,13 +248,13 @@ def test_decoding_ahead_changes_nothing(toy):
 
 def test_each_process_decodes_its_own_share_ahead():
     shares = [following_of(12, 4, seed=3, epochs=2, rank=rank, processes=2) for rank in (0, 1)]
-    order = infocl.crop_probe.epoch_order(12, 3, 0)
+    order = epoch_order(12, 3, 0)
     for rank, following in enumerate(shares):
         rows, epoch = following(order[:4].chunk(2)[rank], 0)
         assert torch.equal(rows, order[4:8].chunk(2)[rank])
         rows, epoch = following(order[8:].chunk(2)[rank], 0)
         assert epoch == 1
-        assert torch.equal(rows, infocl.crop_probe.epoch_order(12, 3, 1)[:4].chunk(2)[rank])
+        assert torch.equal(rows, epoch_order(12, 3, 1)[:4].chunk(2)[rank])
 
 
 @pytest.mark.parametrize("stop", [1, 5])

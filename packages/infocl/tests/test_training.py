@@ -8,7 +8,15 @@ from torch import nn
 
 from infocl import SimClr, Supervised
 from infocl.augmentation import Augmentation, Views
-from infocl.training import TrainingConfig, check_sizes, epoch_order, learning_rate, regulariser_weight, train
+from infocl.training import (
+    TrainingConfig,
+    batch_rows,
+    check_sizes,
+    epoch_order,
+    learning_rate,
+    regulariser_weight,
+    train,
+)
 from sextet.errors import NonFiniteLoss
 from sextet.training import read_log
 
@@ -72,6 +80,11 @@ def test_epochs_visit_everything_once_in_another_order():
     assert sorted(first.tolist()) == list(range(50))
     assert not torch.equal(first, second)
     assert torch.equal(first, epoch_order(50, 7, 0))
+
+
+def test_a_step_sees_its_place_in_the_order_of_its_epoch():
+    assert torch.equal(batch_rows(10, 4, 7, 1), epoch_order(10, 7, 0)[4:8])
+    assert torch.equal(batch_rows(10, 4, 7, 2), epoch_order(10, 7, 1)[:4])
 
 
 def test_schedules():

@@ -143,12 +143,14 @@ def set_adapter(model: nn.Module, name: str) -> None:
         ValueError: there is no such adapter, or another one is merged.
     """
     find_info(model, name)
-    hosts = check_unmerged(model)
-    registry_of(model).chosen = name
+    hosts, registry = check_unmerged(model), registry_of(model)
+    before, registry.chosen = registry.chosen, name
     for host in hosts:
         host.active = name
-        for other, adapter in host.adapters.items():
-            adapter.requires_grad_(other == name)
+        # All others are without gradients since `place`: among hundreds of adapters a change takes as long as among two
+        for other in (before, name):
+            if other is not None and other in host.adapters:
+                host.adapters[other].requires_grad_(other == name)
 
 
 def disable_adapter(model: nn.Module) -> None:

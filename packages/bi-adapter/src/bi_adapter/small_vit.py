@@ -7,6 +7,7 @@ are computed once; and of the last block only the class token is read. Both are 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bi_adapter.hosts import ParallelMlp
-from bi_adapter.training import check_rates, epoch_order
+from bi_adapter.training import batch_rows, check_rates
 from sextet.data import to_float
 from sextet.training import Training, warmup_cosine
 
@@ -57,17 +58,13 @@ def pretrain(
 ) -> None:
     """Train `model` in place on images uint8 [n, h, w, 1] and labels int64 [n]; resumes from `folder`."""
     model.to(device).train()
-    steps = len(labels) // config.batch_size
-    total = steps * config.epochs
+    total = len(labels) // config.batch_size * config.epochs
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: warmup_cosine(step + 1, warmup=max(1, total // 10), total=total + 1)
     )
 
-    def rows_of(step: int) -> Tensor:
-        epoch, position = divmod(step, steps)
-        return epoch_order(len(labels), epoch, config.seed)[position * config.batch_size :][: config.batch_size]
-
+    rows_of = partial(batch_rows, len(labels), config.batch_size, config.seed)
     with Training(
         folder,
         steps=total,

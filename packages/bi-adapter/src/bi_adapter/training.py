@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,7 @@ def fine_tune(
     model.to(device)
     tuned = TunedPart(model)
 
-    def rows_of(step: int) -> Tensor:
-        epoch, position = divmod(step, steps)
-        return epoch_order(len(labels), epoch, seed)[position * config.batch_size :][: config.batch_size]
-
+    rows_of = partial(batch_rows, len(labels), config.batch_size, seed)
     optimizer = torch.optim.AdamW(tuned.parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
     with Training(
         folder,
@@ -153,3 +151,9 @@ def fine_tune(
 def epoch_order(n: int, epoch: int, seed: int) -> Tensor:
     """The order of n images in one epoch, int64 [n]; depends on (n, epoch, seed) only."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def batch_rows(n: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Which of n images a step sees, int64 [batch]: its place in the order of its epoch, incomplete batches dropped."""
+    epoch, position = divmod(step, n // batch_size)
+    return epoch_order(n, epoch, seed)[position * batch_size :][:batch_size]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from infocl.augmentation import Augmentation
 from infocl.methods import stages_of
 from infocl.photograph_views import Following, PhotographViews
 from infocl.probes import cosine_rate
-from infocl.training import check_sizes, epoch_order, set_rate
+from infocl.training import batch_rows, check_sizes, epoch_order, set_rate
 from sextet.cuda import Precision
 from sextet.training import Training
 
@@ -100,10 +101,7 @@ def crop_probe(
     optimizer = torch.optim.SGD(layer.parameters(), lr=config.lr, momentum=config.momentum)
     hits, features = EpochHits(config.epochs, len(test[1])), test[0].to(device)
 
-    def rows_of(step: int) -> Tensor:
-        epoch, position = divmod(step, steps)
-        return batch_rows(len(train), config.batch_size, seed, epoch, position)
-
+    rows_of = partial(batch_rows, len(train), config.batch_size, seed)
     with Training(
         folder, steps=config.epochs * steps, state={"layer": layer, "optimizer": optimizer, "hits": hits},
         config={**asdict(config), "images": len(train), "seed": seed}, save_every=config.save_every, device=device,
@@ -126,11 +124,6 @@ def crop_probe(
     return hits.table
 
 
-def batch_rows(images: int, batch_size: int, seed: int, epoch: int, position: int) -> Tensor:
-    """Rows of one step."""
-    return epoch_order(images, seed, epoch)[position * batch_size :][:batch_size]
-
-
 def following_of(images: int, batch_size: int, seed: int, epochs: int, rank: int = 0, processes: int = 1) -> Following:
     """For `PhotographViews`: (rows, epoch) -> what comes after them in training, or None at the end.
 
@@ -142,11 +135,10 @@ def following_of(images: int, batch_size: int, seed: int, epochs: int, rank: int
     steps = images // batch_size
 
     def following(rows: Tensor, epoch: int) -> tuple[Tensor, int] | None:
-        order = epoch_order(images, seed, epoch)
-        position = int((order == rows[0]).nonzero()[0, 0]) // batch_size + 1
-        epoch, position = (epoch, position) if position < steps else (epoch + 1, 0)
-        if epoch == epochs:
+        place = int((epoch_order(images, seed, epoch) == rows[0]).nonzero()[0, 0])
+        step = epoch * steps + place // batch_size + 1
+        if step == epochs * steps:
             return None
-        return batch_rows(images, batch_size, seed, epoch, position).chunk(processes)[rank], epoch
+        return batch_rows(images, batch_size, seed, step).chunk(processes)[rank], step // steps
 
     return following

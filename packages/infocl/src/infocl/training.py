@@ -117,9 +117,7 @@ def train(
     torch.manual_seed(seed * 1009 + rank)
 
     def rows_of(step: int) -> Tensor:
-        epoch, position = divmod(step, steps_per_epoch)
-        order = epoch_order(len(source), seed, epoch)
-        return order[position * config.batch_size :][: config.batch_size].chunk(processes)[rank]
+        return batch_rows(len(source), config.batch_size, seed, step).chunk(processes)[rank]
 
     with Training(
         folder,
@@ -171,6 +169,12 @@ def epoch_order(images: int, seed: int, epoch: int) -> Tensor:
     """A permutation of 0..images-1, int64, that depends on (seed, epoch) alone."""
     words = np.random.Philox(key=seed, counter=[0, 0, 0, epoch]).random_raw(images)
     return torch.from_numpy(np.argsort(words, kind="stable"))
+
+
+def batch_rows(images: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """Which images a step sees, int64 [batch]: its place in the order of its epoch, incomplete batches dropped."""
+    epoch, position = divmod(step, images // batch_size)
+    return epoch_order(images, seed, epoch)[position * batch_size :][:batch_size]
 
 
 def learning_rate(config: TrainingConfig, epoch: int) -> float:
