@@ -96,6 +96,7 @@ bench: $(READY) | $(UV) ## speed side by side with other formulations, one threa
 	$(BENCH).fslstm --out runs/speed/fslstm.json
 	$(BENCH).nat_crf --out runs/speed/nat_crf.json
 	$(BENCH).nat_crf_translation --out runs/speed/nat_crf_translation.json
+	$(BENCH).nat_crf_lengths --out runs/speed/nat_crf_lengths.json
 	$(BENCH).bi_adapter --out runs/speed/bi_adapter.json
 	$(BENCH).cdfsl_ata --out runs/speed/cdfsl_ata.json
 	$(BENCH).infocl --out runs/speed/infocl.json
