@@ -43,28 +43,20 @@ CLASSES = 10
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(timing.Arguments):
     """How to measure.
 
     Attributes:
-        threads: torch's threads.
-        pairs: measurements of each side, in turn; at least 10.
-        clock: seconds of this process (`cpu`) or of the clock on the wall.
         device: where.
         batch: images a step.
         dim: width of the adapters, rank of LoRA.
         tasks: in the mixed batch, one image of each.
-        out: JSON file for the results, or none.
     """
 
-    threads: int = 1
-    pairs: int = 10
-    clock: timing.Clock = "cpu"
     device: str = "cpu"
     batch: int = 4
     dim: int = 32
     tasks: int = 100
-    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -270,9 +262,7 @@ def main(arguments: Arguments) -> None:
         if result.ratio is not None:
             ratio = f"{result.ratio.median:6.3f}x [{result.ratio.low:.3f}, {result.ratio.high:.3f}]"
         print(f"{result.name:<62} {result.ours:8.2f}{other} {result.unit}  {ratio}  {result.verdict}", flush=True)
-    if arguments.out is not None:
-        plain = asdict(replace(arguments, out=None))
-        timing.write_json(arguments.out, {"arguments": plain, "environment": surroundings, "results": rows})
+    timing.write_results(arguments.out, asdict(arguments), surroundings, rows)
 
 
 if __name__ == "__main__":

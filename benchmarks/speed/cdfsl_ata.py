@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,32 +36,24 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(timing.Arguments):
     """How to measure.
 
     Attributes:
-        threads: torch's threads.
-        pairs: measurements of each side, in turn; at least 10.
-        clock: seconds of this process (`cpu`) or of the clock on the wall.
         device: as for `sextet.cuda.select_device`.
         precision: of the inner loop of ours.
         compiled: whether the inner loop of ours runs a compiled learner.
         paper_size: also ResNet10 at 224 pixels with 16 queries a class (a GPU's work).
         tasks: as many are fine-tuned at once.
         seed: of weights and images.
-        out: JSON file for the results, or none.
     """
 
-    threads: int = 1
-    pairs: int = 10
-    clock: timing.Clock = "cpu"
     device: str = "cpu"
     precision: Precision = "fp32"
     compiled: bool = False
     paper_size: bool = False
     tasks: int = 8
     seed: int = 0
-    out: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import importlib.util
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import tyro
@@ -29,22 +28,15 @@ ACCURACY_TARGET = 1e-5
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(timing.Arguments):
     """How to measure.
 
     Attributes:
-        threads: torch's threads.
-        pairs: measurements of each side, in turn; at least 10.
-        clock: seconds of this process (`cpu`) or of the clock on the wall.
         seed: of the inputs.
-        out: JSON file for the results, or none.
     """
 
-    threads: int = 1
     pairs: int = 20
-    clock: timing.Clock = "cpu"
     seed: int = 0
-    out: Path | None = None
 
 
 @dataclass(frozen=True)

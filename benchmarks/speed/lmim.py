@@ -14,7 +14,6 @@ import importlib.util
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 import tyro
@@ -31,28 +30,20 @@ Call = Callable[[], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(timing.Arguments):
     """How to measure.
 
     Attributes:
-        threads: torch's threads.
-        pairs: measurements of each side, in turn; at least 10.
-        clock: seconds of this process (`cpu`) or of the clock on the wall.
         batch: images a step.
         swin_batch: images a step of Swin.
         hog_batch: images of the comparisons of HOG.
         seed: of weights, images, masks.
-        out: JSON file for the results, or none.
     """
 
-    threads: int = 1
-    pairs: int = 10
-    clock: timing.Clock = "cpu"
     batch: int = 8
     swin_batch: int = 4
     hog_batch: int = 4
     seed: int = 0
-    out: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import tyro
@@ -33,26 +32,18 @@ Call = Callable[[], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(timing.Arguments):
     """How to measure.
 
     Attributes:
-        threads: torch's threads.
-        pairs: measurements of each side, in turn; at least 10.
-        clock: seconds of this process (`cpu`) or of the clock on the wall.
         device: where; with a GPU take `--clock wall`.
         vocab: sizes of the vocabulary.
         seed: of the inputs.
-        out: JSON file for the results, or none.
     """
 
-    threads: int = 1
-    pairs: int = 10
-    clock: timing.Clock = "cpu"
     device: str = "cpu"
     vocab: tuple[int, ...] = (10_000, 40_000)
     seed: int = 0
-    out: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -35,32 +34,24 @@ RESCORED = 9
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(timing.Arguments):
     """How to measure.
 
     Attributes:
-        threads: torch's threads.
-        pairs: measurements of each side, in turn; at least 10.
-        clock: seconds of this process (`cpu`) or of the clock on the wall.
         device: where.
         size: preset of the models.
         vocab: of both languages together.
         words: lengths of the sentences.
         beam: of the teacher.
         seed: of weights and words.
-        out: JSON file for the results, or none.
     """
 
-    threads: int = 1
-    pairs: int = 10
-    clock: timing.Clock = "cpu"
     device: str = "cpu"
     size: Literal["paper", "paper-iwslt14"] = "paper"
     vocab: int = 32_000
     words: tuple[int, ...] = (8, 16, 32, 64)
     beam: int = 4
     seed: int = 0
-    out: Path | None = None
 
 
 class Models:
@@ -102,26 +93,26 @@ def measure(arguments: Arguments) -> Iterator[dict[str, Any]]:
     for words in arguments.words:
         drawn = torch.randint(1 + max(PAD, EOS, UNK), arguments.vocab, (1, words), generator=generator)
         source = torch.cat([drawn, torch.tensor([[EOS]])], dim=1).to(arguments.device)
-        searched, one = models.search(source, arguments.beam), models.pass_of
-        sides = {
-            "NART": (one(models.nart, source), searched),
-            "NART-CRF": (one(models.crf, source), searched),
-            "NART-DCRF": (one(models.dcrf, source), searched),
-            f"NART-DCRF, {RESCORED} candidates rescored": (one(models.dcrf, source, rescored=True), searched),
-            "NART-DCRF / greedy teacher": (one(models.dcrf, source), models.search(source, 1)),
-        }
-        for name, (ours, theirs) in sides.items():
+        searched, target = models.search(source, arguments.beam), TARGET if words == TARGET_LENGTH else None
+        nart, crf, dcrf = (models.pass_of(model, source) for model in (models.nart, models.crf, models.dcrf))
+        rescored, teacher = models.pass_of(models.dcrf, source, rescored=True), f"teacher, beam {arguments.beam}"
+        for name, ours, theirs, least in (
+            (f"NART / {teacher}", nart, searched, target),
+            (f"NART-CRF / {teacher}", crf, searched, target),
+            (f"NART-DCRF / {teacher}", dcrf, searched, target),
+            (f"NART-DCRF, {RESCORED} candidates rescored / {teacher}", rescored, searched, None),
+            ("NART-DCRF / greedy teacher", dcrf, models.search(source, 1), None),
+        ):
             times = timing.interleaved(ours, theirs, pairs=arguments.pairs, clock=arguments.clock)
             ratio = timing.median_ratio(times.ratios)
-            target = TARGET if words == TARGET_LENGTH and "/" not in name and "rescored" not in name else None
             yield {
-                "name": name if "/" in name else f"{name} / teacher, beam {arguments.beam}",
+                "name": name,
                 "setting": f"{words} words, V {arguments.vocab}",
                 "ours_ms": 1000 * statistics.median(times.ours),
                 "theirs_ms": 1000 * statistics.median(times.theirs),
                 "ratio": asdict(ratio),
-                "target": target,
-                "verdict": "" if target is None else timing.judge(ratio, target),
+                "target": least,
+                "verdict": "" if least is None else timing.judge(ratio, least),
             }
 
 

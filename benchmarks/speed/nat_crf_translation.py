@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
@@ -33,30 +33,22 @@ CELLS = {
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(timing.Arguments):
     """How to measure.
 
     Attributes:
-        threads: torch's threads.
-        pairs: measurements of each side, in turn; at least 10.
-        clock: seconds of this process (`cpu`) or of the clock on the wall.
         device: where.
         sentences: how many a measurement, the shortest, the longest and those between alike.
         batch_tokens: source tokens of a batch, where sentences are not translated one at a time.
         stages: folder of the trained models.
         seed: of the models.
-        out: JSON file for the results, or none.
     """
 
-    threads: int = 1
-    pairs: int = 10
-    clock: timing.Clock = "cpu"
     device: str = "cpu"
     sentences: int = 60
     batch_tokens: int = 2048
     stages: Path = Path("runs/stages")
     seed: int = 11
-    out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -157,9 +149,7 @@ def main(arguments: Arguments) -> None:
             f"{ratio:<24} BLEU {result.ours_bleu:.1f} / {result.theirs_bleu:.1f}  {result.verdict}",
             flush=True,
         )
-    if arguments.out is not None:
-        plain = {**asdict(replace(arguments, out=None)), "stages": str(arguments.stages)}
-        timing.write_json(arguments.out, {"arguments": plain, "environment": surroundings, "results": rows})
+    timing.write_results(arguments.out, asdict(arguments), surroundings, rows)
 
 
 if __name__ == "__main__":

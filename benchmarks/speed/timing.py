@@ -28,6 +28,23 @@ _RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
+class Arguments:
+    """How to measure, what all benchmarks of pairs have in common.
+
+    Attributes:
+        threads: torch's threads.
+        pairs: measurements of each side, in turn; at least 10.
+        clock: seconds of this process (`cpu`) or of the clock on the wall.
+        out: JSON file for the results, or none.
+    """
+
+    threads: int = 1
+    pairs: int = 10
+    clock: Clock = "cpu"
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
 class PairedTimes:
     """Seconds a call of both sides, `ours[i]` and `theirs[i]` measured right after each other."""
 
